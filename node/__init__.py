@@ -1,0 +1,1 @@
+"""One process that holds agents' WebSockets. It owns nothing that must survive it, and never imports router."""

@@ -1,0 +1,1 @@
+"""The claims this project makes, each with a test that tries to break it."""
