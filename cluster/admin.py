@@ -1,0 +1,62 @@
+"""The admin port of a process: `/livez`, `/readyz`, `/metrics`.
+
+Rules: `/livez` answers when the loop does, and never asks Redis. `/readyz` is about taking work: Redis answered of late, and the process
+does not drain; whether agents are connected is no matter.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cluster import telemetry
+from cluster.redis_client import Store
+from cluster.replies import HANDLERS, Edge, json_reply
+
+PROBE_S = 0.5
+GRACE_S = 5.0  # Redis may be away so long before a process says that it is not ready
+
+
+class Readiness:
+    """Whether this process takes work."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._answered: float | None = None
+        self.is_serving = False  # set once it serves, cleared when it drains
+
+    async def watch(self) -> None:
+        """Looks at Redis, for ever."""
+        while True:
+            if await self._store.ping():
+                self._answered = asyncio.get_running_loop().time()
+            await asyncio.sleep(PROBE_S)
+
+    @property
+    def obstacle(self) -> str:
+        """Why it is not ready; "" when it is."""
+        if not self.is_serving:
+            return "starting or draining"
+        if self._answered is None or asyncio.get_running_loop().time() - self._answered > GRACE_S:
+            return "Redis does not answer"
+        return ""
+
+
+def admin_app(readiness: Readiness, render: Callable[[], bytes]) -> Edge:
+    """The app of the admin port."""
+
+    async def livez(_: Request) -> Response:
+        return json_reply({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        obstacle = readiness.obstacle
+        return json_reply({"status": obstacle or "ok"}, 503 if obstacle else 200)
+
+    async def metrics(_: Request) -> Response:
+        return Response(render(), media_type=telemetry.CONTENT_TYPE)
+
+    routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return Edge(Starlette(routes=routes, exception_handlers=HANDLERS))

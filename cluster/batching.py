@@ -1,0 +1,79 @@
+"""Concurrent callers share calls: what arrives while one is under way becomes the next.
+
+No timer: an idle process asks at once, a busy one batches by itself. Knows nothing of what it carries.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from cluster.errors import StoreUnavailable
+
+MAX_BYTES = 4 << 20  # of one call
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+class Batcher(Generic[Item, Reply]):
+    """Turns single submits into calls that carry many, with one call in flight."""
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[list[Item]], Awaitable[Sequence[Reply]]],
+        limit: int = 256,
+        weigh: Callable[[Item], int] = lambda _: 0,
+    ) -> None:
+        """`call` gets up to `limit` items, of `MAX_BYTES` by `weigh` or one, and answers one reply for each, in order."""
+        self._name = name
+        self._call = call
+        self._limit = limit
+        self._weigh = weigh
+        self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Reply:
+        """The reply to this item. Raises: what the call raised."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"batch {self._name}")
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                size = self._next_size()
+                batch, self._waiting = self._waiting[:size], self._waiting[size:]
+                await self._ask([(item, future) for item, future in batch if not future.done()])
+        finally:
+            self._task = None
+
+    def _next_size(self) -> int:
+        weight = 0
+        for place, (item, _) in enumerate(self._waiting[: self._limit]):
+            weight += self._weigh(item)
+            if weight > MAX_BYTES and place:
+                return place
+        return self._limit
+
+    async def _ask(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
+        try:
+            replies = await self._call([item for item, _ in batch])
+            answered = list(zip(batch, replies, strict=True))
+        except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to those who asked
+            for _, future in (*batch, *self._behind(error)):
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), reply in answered:
+            if not future.done():
+                future.set_result(reply)
+
+    def _behind(self, error: Exception) -> list[tuple[Item, asyncio.Future[Reply]]]:
+        """Who waits behind a call that Redis did not answer fails with it: callers are to hear within 3 s, and it took most of them."""
+        if not isinstance(error, StoreUnavailable):
+            return []
+        behind, self._waiting = self._waiting, []
+        return behind

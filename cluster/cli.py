@@ -1,0 +1,59 @@
+"""The door of `agent-server`: runs a command line, and turns what goes wrong into one line and an exit code.
+
+Must not know the commands (`commands`). Rules:
+- An error is one line on standard error, never a traceback: exit 2 for usage and settings, 1 for what cannot start, 130 for Ctrl-C.
+- `version` answers without loading what the other commands need.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from cluster.errors import AgentServerError, ConfigError
+
+NAME = "agent-server"
+_EXIT_FAILURE = 1
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; its exit code."""
+    try:
+        return _dispatch(arguments)
+    except ConfigError as error:
+        return _fail(str(error), _EXIT_USAGE)
+    except AgentServerError as error:
+        return _fail(str(error), _EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a bug of ours is told in one line too
+        return _fail(f"internal error, {type(error).__name__}: {error}", _EXIT_FAILURE)
+
+
+def version_text() -> str:
+    """Name and version, as `version` prints them."""
+    try:
+        return f"{NAME} {metadata.version(NAME)}"
+    except metadata.PackageNotFoundError:
+        return f"{NAME} (not installed)"
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if list(arguments) in (["version"], ["--version"]):
+        print(version_text())
+        return 0
+    from cluster import commands  # noqa: PLC0415 - typer and the settings take longer to import than `version` to answer
+
+    return commands.run(arguments or ["--help"])
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"{NAME}: {' '.join(text.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,190 @@
+"""The commands of `agent-server` and their flags.
+
+Owns what can be said on the command line. Must not know how anything runs: a command loads the settings and hands over. Rules:
+- Flags are settings: each sets one, over the environment and the file; `--set section.key=value` reaches them all.
+- `node` and `router` become those programs (exec): the same ones that `start` runs as its children.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cluster import cli, programs
+from cluster import config as configuration
+from cluster.errors import ConfigError
+
+app = typer.Typer(
+    help="A gateway between a control plane and the agents on its hosts.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at the settings.", rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The settings; else config.yaml in ., configs, config, /etc/agent-server.",
+    ),
+]
+Host = Annotated[str | None, typer.Option(metavar="HOST", help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(metavar="PORT", help="Port to listen on; 0 takes a free one.")]
+Nodes = Annotated[
+    int | None, typer.Option(metavar="N", help="How many nodes; 0: one for each CPU but one, at least two.")
+]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the embedded Redis keeps its data.")]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Use this Redis and start none; AGENT_SERVER_REDIS_URL hides a password better."),
+]
+LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warn, error or fatal.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; may be given again.")
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--id", metavar="NAME", help="Its name among all that share a Redis; else this machine's name."),
+]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        "--name", metavar="NAME", help="What its processes' names begin with, where two starts share a Redis."
+    ),
+]
+Cpu = Annotated[int | None, typer.Option(metavar="N", help="The CPU it stays on.")]
+AdminPort = Annotated[int | None, typer.Option(metavar="PORT", help="Port for health and metrics.")]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; its exit code. Raises: AgentServerError, one line."""
+    try:
+        code = app(list(arguments), prog_name="agent-server", standalone_mode=False)
+    except Exception as error:
+        tell = getattr(error, "format_message", None)  # click's usage errors, wherever this typer keeps its click
+        if tell is None:
+            raise
+        raise ConfigError(tell()) from error
+    return code if isinstance(code, int) else 0
+
+
+@app.command()
+def start(  # noqa: PLR0913, PLR0917 - an argument a flag
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    nodes: Nodes = None,
+    data_dir: DataDir = None,
+    redis_url: RedisUrl = None,
+    log_level: LogLevel = None,
+    settings: Settings = None,
+    name: Prefix = "",
+) -> None:
+    """Run everything on this machine: a router, nodes and, where none is configured, a Redis."""
+    own = {"cluster.nodes": nodes, "cluster.data_dir": data_dir and data_dir.absolute()}
+    flags = {**_flags(host, port, redis_url, log_level, settings), **_given(own)}
+    loaded = configuration.load(config, environ=os.environ, flags=flags)
+    for warning in loaded.warnings:
+        typer.echo(f"agent-server: warning: {warning}", err=True)
+    _supervise(loaded, flags, name)
+
+
+@app.command()
+def node(  # noqa: PLR0913, PLR0917 - an argument a flag
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    redis_url: RedisUrl = None,
+    log_level: LogLevel = None,
+    settings: Settings = None,
+    name: Name = None,
+    cpu: Cpu = None,
+    admin_port: AdminPort = None,
+) -> None:
+    """Run one node: it holds agents' connections, on a port of its own."""
+    flags = _flags(host, port, redis_url, log_level, settings)
+    _become("node", config, flags, {"--id": name, "--cpu": cpu, "--admin-port": admin_port})
+
+
+@app.command()
+def router(  # noqa: PLR0913, PLR0917 - an argument a flag
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    redis_url: RedisUrl = None,
+    log_level: LogLevel = None,
+    settings: Settings = None,
+    name: Name = None,
+    cpu: Cpu = None,
+    admin_port: AdminPort = None,
+) -> None:
+    """Run one router: it takes the control plane's calls."""
+    flags = _flags(host, port, redis_url, log_level, settings)
+    _become("router", config, flags, {"--id": name, "--cpu": cpu, "--admin-port": admin_port})
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(cli.version_text())
+
+
+@config_app.command()
+def check(config: ConfigFile = None, settings: Settings = None) -> None:
+    """Load the settings and say what is odd about them."""
+    loaded = configuration.load(config, environ=os.environ, flags=_flags(settings=settings))
+    for warning in loaded.warnings:
+        typer.echo(f"warning: {warning}")
+    for key, reason in configuration.without_effect(loaded):
+        typer.echo(f"without effect: {key}: {reason}")
+    typer.echo(f"{loaded.path or 'no config.yaml, defaults'}: ok")
+
+
+def _supervise(loaded: configuration.Loaded, flags: Mapping[str, object], name: str) -> None:
+    import asyncio  # noqa: PLC0415 - this and the next two are for `start` alone
+
+    from cluster.launcher import Launcher  # noqa: PLC0415
+    from cluster.telemetry import configure_logging  # noqa: PLC0415
+
+    configure_logging(loaded.settings.logging, secrets=loaded.settings.secrets())
+    asyncio.run(Launcher(loaded, environ=os.environ, flags=flags, name=name).run())
+
+
+def _become(module: str, config: str | None, flags: Mapping[str, object], options: Mapping[str, object]) -> NoReturn:
+    """Turns this process into another program, which then answers signals itself."""
+    configuration.load(config, environ=os.environ, flags=flags)  # a slip is told here, in the words of the command line
+    given = _given({"--config": config, **options})
+    arguments = [str(part) for option, value in given.items() for part in (option, value)]
+    command = [*programs.module_command(module), *arguments]
+    sys.stdout.flush()
+    os.execve(command[0], command, programs.child_environ(os.environ, flags))  # noqa: S606 - no shell is wanted
+
+
+def _flags(
+    host: str | None = None,
+    port: int | None = None,
+    redis_url: str | None = None,
+    log_level: str | None = None,
+    settings: list[str] | None = None,
+) -> dict[str, object]:
+    named = {"server.host": host, "server.port": port, "redis.url": redis_url, "logging.level": log_level}
+    uses_redis = {"redis.enabled": True} if redis_url else {}
+    return {**dict(_setting(text) for text in settings or ()), **_given(named), **uses_redis}
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {key}: expected section.key=value")
+    return key.strip(), value
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}

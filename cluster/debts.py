@@ -1,0 +1,55 @@
+"""Entries that were decided and whose writer died before they were in their feed: found, and written.
+
+Owns the reading of `unfed`. Rules: only what this process has seen owed for `AGE_S` is paid - a living writer is still at it, and a Redis
+that was away makes old entries of all that wait; in the order in which they came, an agent at a time.
+"""
+
+from cluster.feeds import Feeds, result_entry
+from cluster.redis_client import Store
+
+AGE_S = 5.0
+PAGE = 500
+
+
+class Debts:
+    """What is owed, as far as this process has seen it."""
+
+    def __init__(self, store: Store, feeds: Feeds) -> None:
+        self._store = store
+        self._feeds = feeds
+        self._shards = [_Shard(store.keys.in_shard(shard, "unfed")) for shard in range(store.keys.shards)]
+
+    async def pay(self, now_s: float) -> int:
+        """Looks at one page a shard; writes what has been owed for too long. How many; raises: StoreUnavailable."""
+        due: dict[bytes, bytes] = {}
+        async with self._store.session() as client:
+            for shard in self._shards:
+                shard.cursor, page = await client.hscan(shard.key, cursor=shard.cursor, count=PAGE)
+                due.update(shard.due(page, now_s))
+        await self._feeds.pay_results(sorted((raw for field, raw in due.items() if field[:1] == b"r"), key=_in_order))
+        await self._feeds.pay_offline([raw for field, raw in due.items() if field[:1] == b"s"])
+        return len(due)
+
+
+class _Shard:
+    """How far the debts of a shard were looked at, and since when each has been seen."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.cursor = 0
+        self.seen_s: dict[bytes, float] = {}
+        self._found: set[bytes] = set()  # in this round
+
+    def due(self, page: dict[bytes, bytes], now_s: float) -> dict[bytes, bytes]:
+        """What of this page has been owed for too long. After a whole round, what was paid meanwhile is forgotten."""
+        self._found.update(page)
+        due = {field: raw for field, raw in page.items() if now_s - self.seen_s.setdefault(field, now_s) >= AGE_S}
+        if not self.cursor:
+            self.seen_s = {field: seen_s for field, seen_s in self.seen_s.items() if field in self._found}
+            self._found = set()
+        return due
+
+
+def _in_order(raw: bytes) -> tuple[str, int, int]:
+    entry = result_entry(raw)
+    return entry.agent_id, int(entry.received_at), entry.place

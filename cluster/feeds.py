@@ -1,0 +1,249 @@
+"""The four streams that control planes read, and the entries owed to them. To the field: the contract.
+
+Owns the feeds, what keeps their entries unique, and an execution's progress; knows nothing of sockets or ownership. Rules:
+
+- Every result, log line and status entry passes one append script: written once whichever process brings it, however often.
+- An entry that is decided but not yet written is owed (`unfed`), until `paid` says that it is in its feed.
+- All values are strings. A disabled feed takes everything and writes nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+
+import msgspec
+from msgspec import Struct
+
+from cluster import messages, settings
+from cluster.keys import Keys
+from cluster.redis_client import Store
+
+GENERATION_MS = 3_600_000  # message ids are remembered for one to two of these
+CALL_LINES = 1000  # log lines that one call of the script writes
+EXECUTION_MS = 24 * 3_600_000
+RECORD_MS = 25 * 3_600_000  # an ended task's record outlives a Go agent's outbox, which replays up to 24 h
+OWED_PAGE = 1000  # read in one round trip
+_encode = msgspec.json.encode
+
+
+class ResultEntry(Struct, frozen=True, array_like=True, gc=False):
+    """A result on its way to the feed. All strings; times: `started_at`, `finished_at` s, `received_at` ms. See _end_task.lua."""
+
+    agent_id: str
+    task_id: str
+    status: str
+    exit_code: str
+    error_msg: str
+    error_code: str
+    started_at: str
+    finished_at: str
+    log_size: str
+    log_pointer: str
+    received_at: str
+    message_id: str
+    place: int = 0  # in the batch that settled it: what is paid later is paid in the order in which it was said
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it ends its task."""
+        return self.status in messages.ENDS
+
+    @property
+    def owed_as(self) -> str:
+        """The field of `unfed` that holds it while it is owed."""
+        return f"r:{self.agent_id}:{self.task_id}"
+
+
+class Offline(Struct, frozen=True, array_like=True, gc=False):
+    """An ownership that ended, on its way to the status feed. See _let_go.lua. Times in ms."""
+
+    agent_id: str
+    name: str
+    host_id: str
+    reason: str
+    heard_ms: str
+    ended_ms: str
+    hostname: str
+    os: str
+    arch: str
+    epoch: str
+
+    @property
+    def owed_as(self) -> str:
+        """The field of `unfed` that holds it while it is owed."""
+        return f"s:{self.agent_id}:{self.epoch}"
+
+
+result_entry = msgspec.json.Decoder(ResultEntry).decode
+offline_entry = msgspec.json.Decoder(Offline).decode
+
+
+class StatusEntry(Struct, frozen=True, gc=False):
+    """One entry of the status feed. `fields` are pairs, flat; `kind` is `on`, `off` or `any` (not bound to an epoch)."""
+
+    agent_id: str
+    epoch: str
+    kind: str
+    fields: tuple[str, ...]
+
+
+def offline_status(offline: Offline) -> StatusEntry:
+    """The status entry of an ownership that ended."""
+    known = (("hostname", offline.hostname), ("os", offline.os), ("arch", offline.arch))
+    fields = (
+        *identity(offline.agent_id, offline.name, offline.host_id),
+        *("status", "offline", "last_heartbeat", offline.heard_ms, "timestamp", offline.ended_ms),
+        *("disconnect_reason", offline.reason, "disconnect_time", str(int(offline.ended_ms) // 1000)),
+        *(part for pair in known if pair[1] for part in pair),
+    )
+    return StatusEntry(offline.agent_id, offline.epoch, "off", fields)
+
+
+def identity(agent_id: str, name: str, host_id: str) -> tuple[str, ...]:
+    """The fields with which every status entry begins."""
+    return ("agent_id", agent_id, "agent_name", name, "host_id", host_id or "0")
+
+
+def number(value: float) -> str:
+    """A float as Go's shortest form writes it: `1500`, `12.5`."""
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _hash(*parts: str) -> str:
+    """63 bits of a message's identity, in decimal: Redis keeps such members as integers."""
+    return str(int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest()) >> 1)
+
+
+LogSlice = tuple[str, list[list[str]]]
+
+
+def _slices_of(logs: Iterable[tuple[str, str, list[list[str]]]]) -> Iterator[LogSlice]:
+    """Each message, or as many parts of it as it takes; each part has an identity of its own."""
+    for agent_id, message_id, lines in logs:
+        for start in range(0, len(lines), CALL_LINES):
+            part = (str(start),) if start else ()
+            yield _hash("m", agent_id, message_id, *part), lines[start : start + CALL_LINES]
+
+
+def _calls_of(slices: Iterable[LogSlice]) -> Iterator[list[LogSlice]]:
+    """Slices put together for one call of the script, which must not keep Redis for long."""
+    call: list[LogSlice] = []
+    lines = 0
+    for item in slices:
+        if call and lines + len(item[1]) > CALL_LINES:
+            yield call
+            call, lines = [], 0
+        call.append(item)
+        lines += len(item[1])
+    if call:
+        yield call
+
+
+class Feeds:
+    """Appends to the four feeds, and pays what is owed to them."""
+
+    def __init__(self, store: Store, config: settings.Settings) -> None:
+        self._store = store
+        self._keys: Keys = store.keys
+        self.results = config.result_stream
+        self.logs = config.log_stream
+        self.status = config.status_stream
+        self.stats = config.task_stats_stream
+
+    # ---- results
+
+    async def append_results(self, entries: Sequence[ResultEntry]) -> None:
+        """Writes results; those that are there already, or come after their task's end, are left out. Raises: StoreUnavailable."""
+        if not self.results.enabled or not entries:
+            return
+        executions: dict[str, int] = {}
+        items = [self._result_item(entry, executions) for entry in entries]
+        keys = [*self._seen_keys(self.results.key), *self._execution_keys(executions)]
+        await self._store.run("append_results", keys, _encode(items), GENERATION_MS, EXECUTION_MS)
+
+    def _result_item(self, entry: ResultEntry, executions: dict[str, int]) -> tuple[str, ...]:
+        execution, host = messages.execution_of(entry.task_id)
+        place = executions.setdefault(execution, len(executions) + 1) if execution != "0" else 0
+        return (
+            *(_hash("m", entry.agent_id, entry.message_id), _hash("t", entry.agent_id, entry.task_id), str(place)),
+            *(entry.task_id, execution, entry.agent_id, host, entry.status, entry.exit_code, entry.error_msg),
+            *(entry.error_code, entry.started_at, entry.finished_at, entry.log_size, entry.log_pointer),
+            *(entry.received_at, entry.message_id),
+        )
+
+    async def expect(self, task_ids: Iterable[str]) -> None:
+        """Counts accepted tasks into their executions' hosts. Raises: StoreUnavailable."""
+        executions: dict[str, int] = {}
+        items = []
+        for execution, host in map(messages.execution_of, task_ids):
+            if execution != "0":
+                items.append((str(executions.setdefault(execution, len(executions) + 1)), host))
+        if items and self.results.enabled:
+            await self._store.run("expect", self._execution_keys(executions), _encode(items), EXECUTION_MS)
+
+    def _execution_keys(self, executions: Iterable[str]) -> list[str]:
+        return [self._keys.of_feed(self.results.key, f"execution:{execution}") for execution in executions]
+
+    # ---- logs
+
+    async def append_logs(self, messages_: Sequence[tuple[str, str, list[list[str]]]]) -> None:
+        """Writes log messages: (agent id, message id, the fields of each line as flat pairs). Raises: StoreUnavailable."""
+        if not self.logs.enabled or not messages_:
+            return
+        for items in _calls_of(_slices_of(messages_)):
+            await self._store.run("append_logs", self._seen_keys(self.logs.key), _encode(items), GENERATION_MS)
+
+    def _seen_keys(self, feed: str) -> list[str]:
+        return [feed, *(self._keys.of_feed(feed, name) for name in ("seen", "seen:0", "seen:1"))]
+
+    # ---- status and statistics
+
+    async def append_status(self, entries: Sequence[StatusEntry]) -> None:
+        """Writes status entries, each kind once an epoch where epochs count. Raises: StoreUnavailable."""
+        if not self.status.enabled or not entries:
+            return
+        items = [(e.agent_id, e.epoch, e.kind, *e.fields) for e in entries]
+        await self._store.run("append_status", [self.status.key, self._epochs], _encode(items))
+
+    async def append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
+        """Writes statistics, each a tuple of flat pairs. Raises: StoreUnavailable."""
+        if not self.stats.enabled or not entries:
+            return
+        async with self._store.session() as client:
+            pipe = client.pipeline(transaction=False)
+            for fields in entries:
+                pipe.xadd(self.stats.key, dict(zip(fields[::2], fields[1::2], strict=True)))
+            await pipe.execute()
+
+    @property
+    def _epochs(self) -> str:
+        return self._keys.of_feed(self.status.key, "epochs")
+
+    async def forget_agents(self, agent_ids: Sequence[str]) -> None:
+        """Drops what the status feed remembers of these agents. Raises: StoreUnavailable."""
+        if agent_ids:
+            async with self._store.session() as client:
+                await client.hdel(self._epochs, *agent_ids)
+
+    # ---- what is owed
+
+    async def pay_results(self, owed: Sequence[bytes]) -> None:
+        """Writes results that a script said are owed (JSON), and marks them paid. Raises: StoreUnavailable."""
+        entries = [result_entry(raw) for raw in owed]
+        await self.append_results(entries)
+        await self.paid([(entry.agent_id, entry.task_id, entry.owed_as) for entry in entries])
+
+    async def pay_offline(self, owed: Sequence[bytes]) -> None:
+        """Writes offline entries that a script said are owed (JSON), and marks them paid. Raises: StoreUnavailable."""
+        entries = [offline_entry(raw) for raw in owed if raw]
+        await self.append_status([offline_status(entry) for entry in entries])
+        await self.paid([(entry.agent_id, "", entry.owed_as) for entry in entries])
+
+    async def paid(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        """Marks owed entries as written: (agent id, task id or "", field). From now on an ended task's record has its TTL."""
+        groups: dict[int, list[tuple[str, str, str]]] = {}
+        for entry in entries:
+            groups.setdefault(self._keys.shard(entry[0]), []).append(entry)
+        for shard, group in groups.items():
+            unfed = self._keys.in_shard(shard, "unfed")
+            records = [self._keys.task(agent_id, task_id) if task_id else unfed for agent_id, task_id, _ in group]
+            await self._store.run("fed", [unfed, *records], _encode([[field] for *_, field in group]), RECORD_MS)

@@ -1,0 +1,95 @@
+"""A node's inbox: how routers and nodes reach the process that holds an agent.
+
+Owns the key `inbox`; knows nothing of what a note makes a node do. Rules: a note is a hint or an order that may be lost - mail, cancels
+and ownership are found again by claims and renewals, orders to an agent are only good for `ORDER_MS`. Read from the last id, without a
+group, so that no entry can hang between delivered and read; bounded; nothing is put into the inbox of a node that is gone.
+
+| kind | of | the node |
+| --- | --- | --- |
+| `ring` | agent | takes what waits in its mailbox |
+| `send` | agent, epoch, deadline, data | writes the frame, if the epoch is the session's and the time has not run out |
+| `close` | agent, epoch, data = close code | closes that session |
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from cluster.errors import NotConnected
+from cluster.keys import Keys
+from cluster.redis_client import BLOCK_MS, Store
+from cluster.registry import Owner
+
+MAX_NOTES = 100_000  # beyond it the oldest go; what they announced is found by renewal
+ORDER_MS = 10_000
+READ_NOTES = 500
+
+
+class Note(Struct, frozen=True, gc=False):
+    """One entry. `deadline_ms` in Redis time, 0 = none."""
+
+    kind: str
+    agent_id: str
+    epoch: int = 0
+    data: bytes = b""
+    deadline_ms: int = 0
+
+
+class Inbox:
+    """The inboxes of all nodes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys: Keys = store.keys
+
+    async def ring(self, owners: Sequence[tuple[Owner, str]]) -> None:
+        """Tells owners that mail waits for an agent: (owner, agent id). Raises: StoreUnavailable."""
+        await self._put([(owner.node, Note("ring", agent_id)) for owner, agent_id in owners])
+
+    async def close(self, claims: Sequence[tuple[Owner, str]], code: int) -> None:
+        """Tells the processes of these claims to close the agents' sockets. Raises: StoreUnavailable."""
+        data = b"%d" % code
+        await self._put([(owner.node, Note("close", agent_id, owner.epoch, data)) for owner, agent_id in claims])
+
+    async def send(self, owner: Owner, agent_id: str, frame: bytes) -> None:
+        """Has a frame written to the agent within `ORDER_MS` or not at all. Raises: NotConnected, StoreUnavailable."""
+        note = Note("send", agent_id, owner.epoch, frame, self._store.now_ms() + ORDER_MS)
+        if await self._put([(owner.node, note)]) == [None]:
+            raise NotConnected("the agent is not connected")
+
+    async def _put(self, notes: Sequence[tuple[str, Note]]) -> list[bytes | None]:
+        """The ids of the entries; None where there was no inbox."""
+        if not notes:
+            return []
+        async with self._store.once() as client:
+            pipe = client.pipeline(transaction=False)
+            for node_id, note in notes:
+                fields = {"kind": note.kind, "agent": note.agent_id, "epoch": note.epoch, "data": note.data}
+                if note.deadline_ms:
+                    fields["deadline"] = note.deadline_ms
+                pipe.xadd(self._keys.inbox(node_id), fields, maxlen=MAX_NOTES, nomkstream=True)
+            return list(await pipe.execute())
+
+    async def read(self, node_id: str, after: str) -> tuple[str, list[Note]]:
+        """(the last id, the notes) that came after an id; waits up to a second for one. Raises: StoreUnavailable."""
+        key = self._keys.inbox(node_id)
+        async with self._store.reader() as client:
+            reply = await client.xread({key: after}, count=READ_NOTES, block=BLOCK_MS)
+        entries = reply[0][1] if reply else []
+        last = entries[-1][0].decode() if entries else after
+        return last, [_note(fields) for _, fields in entries if b"agent" in fields]
+
+    async def trim(self, node_id: str, read: str) -> None:
+        """Drops what this node has read. Raises: StoreUnavailable."""
+        async with self._store.session() as client:
+            await client.xtrim(self._keys.inbox(node_id), minid=read, approximate=True)
+
+
+def _note(fields: dict[bytes, bytes]) -> Note:
+    return Note(
+        fields[b"kind"].decode(),
+        fields[b"agent"].decode(),
+        int(fields.get(b"epoch") or 0),
+        fields.get(b"data", b""),
+        int(fields.get(b"deadline") or 0),
+    )

@@ -1,0 +1,259 @@
+"""An agent's tasks, from their acceptance to their end. The rules of delivery live here and in the scripts it calls.
+
+Owns the keys `mail`, `task`, `due`; knows nothing of sockets. Rules, by the names of the delivery model:
+
+- mark: a task is marked sent, under the owner's epoch, before its frame is written; refused or unanswered, nothing is written.
+- seq: `take` hands out what was never sent, in order; a cursor in the agent's key says how far that went.
+- spurious, fact: settling judges by task; the first real end wins, whichever epoch brings it.
+- owed: whatever ends a task owes its entry to the feed in the same script.
+- cancel: a cancel of a sent task is kept in its record, told on every session, and replaces redelivery.
+- truth: only a task never sent ends as "expired before delivery". attempts: running out of them ends nothing.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from cluster import settings
+from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
+from cluster.keys import Keys
+from cluster.messages import NewTask
+from cluster.redis_client import Store
+from cluster.registry import Owner, by_shard
+
+UNSAID_WORK_S = 2 * 3600  # how long a task may work that says no timeout
+TAKE_TASKS = 1000
+TAKE_BYTES = 1 << 20
+_encode = msgspec.json.encode
+
+
+class Post(Struct, frozen=True):
+    """Tasks that one call brings for one agent. `batch` names the call that is to reach the agent as one frame, "" = single."""
+
+    agent_id: str
+    batch: str
+    tasks: Sequence[NewTask]
+
+
+class Accepted(Struct, frozen=True):
+    """A Post that was taken: how it was first answered, who is to be rung, how many tasks are new."""
+
+    status: str
+    owner: Owner | None
+    new: int
+
+
+class Taken(Struct, frozen=True, gc=False):
+    """A task handed out for writing: its place in the mailbox, the batch it came in ("" = single), its JSON."""
+
+    id: str
+    seq: int
+    batch: str
+    json: bytes
+
+
+class Take(Struct, frozen=True, gc=False):
+    """A session asks for what waits beyond its cursor, and for cancels beyond those it knows of."""
+
+    agent_id: str
+    owner: str
+    cursor: int
+    cancels: str
+
+
+class Delivery(Struct, frozen=True):
+    """What a session is to write: tasks in order, then cancels."""
+
+    tasks: list[Taken]
+    cancelled: list[str]
+    cancels: str
+    more: bool
+
+
+class Resumed(Struct, frozen=True):
+    """What becomes of tasks handed to earlier sessions: results owed for those that ended, those to write once more.
+
+    `go_on` is the place in the mailbox behind which to ask again; 0 = that was all.
+    """
+
+    owed: list[bytes]
+    tasks: list[Taken]
+    go_on: int
+
+
+class Said(Struct, frozen=True, gc=False):
+    """What an agent says of a task. `kind`: `end`, `progress` or `life`; `entry`: the owed form of an end, as JSON."""
+
+    agent_id: str
+    task_id: str
+    kind: str
+    status: str = ""
+    message_id: str = ""
+    entry: str = ""
+
+
+APPEND = 1  # the verdict on an `end` or `progress` that is to be written; 0: acked only
+OPEN, UNKNOWN = 0, -1  # the verdicts on `life`, beside the ms at which the task ended
+
+
+class Cancelled(Struct, frozen=True):
+    """What a cancel did. `outcome`: `unknown`, `ended` (with the status), `dropped` (owes `entry`), `kept` (tell the owner)."""
+
+    outcome: str
+    status: str = ""
+    owner: Owner | None = None
+    entry: bytes = b""
+
+
+class Mailbox:
+    """All agents' tasks."""
+
+    def __init__(self, store: Store, config: settings.Tasks) -> None:
+        self._store = store
+        self._keys: Keys = store.keys
+        self._config = config
+        self._ttl_ms = int(config.ttl_s * 1000)
+        self._grace_ms = int(config.result_grace_s * 1000)
+
+    # ---- accepting
+
+    async def enqueue(self, posts: Sequence[Post]) -> list[Accepted | UnknownAgent | MailboxFull | TaskConflict]:
+        """Accepts tasks, all of a Post or none; the same id with the same bytes again changes nothing. Raises: StoreUnavailable."""
+        return await by_shard(self._keys, posts, lambda post: post.agent_id, self._enqueue)
+
+    async def _enqueue(
+        self, shard: int, posts: list[Post]
+    ) -> list[Accepted | UnknownAgent | MailboxFull | TaskConflict]:
+        keys = [self._keys.in_shard(shard, "owners"), self._keys.in_shard(shard, "due")]
+        for post in posts:
+            keys += [self._keys.of_agent(name, post.agent_id) for name in ("agent", "mail")]
+            keys += [self._keys.task(post.agent_id, task.id) for task in post.tasks]
+        arg = _encode([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
+        replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open)
+        return [self._answer(reply) for reply in replies]
+
+    def _answer(self, reply: list[bytes]) -> Accepted | UnknownAgent | MailboxFull | TaskConflict:
+        match reply:
+            case [b"ok", status, owner, new]:
+                return Accepted(status.decode(), Owner.parse(owner), int(new))
+            case [b"unknown"]:
+                return UnknownAgent("no such agent")
+            case [b"full"]:
+                return MailboxFull(f"this agent has {self._config.max_open} open tasks")
+            case [_, task_id]:
+                return TaskConflict(f"task id {task_id.decode()} was used before, with other contents")
+        raise ValueError(reply)
+
+    # ---- delivering
+
+    async def take(self, takes: Sequence[Take]) -> list[Delivery | None]:
+        """Marks and hands out what was never sent; None for a session that owns its agent no more. Raises: StoreUnavailable."""
+        return await by_shard(self._keys, takes, lambda take: take.agent_id, self._take)
+
+    async def _take(self, shard: int, takes: list[Take]) -> list[Delivery | None]:
+        keys = [self._keys.in_shard(shard, "owners"), self._keys.in_shard(shard, "due")]
+        for take in takes:
+            keys += [self._keys.of_agent(name, take.agent_id) for name in ("agent", "mail", "cancels")]
+            keys.append(self._keys.task(take.agent_id, ""))
+        arg = _encode([(take.agent_id, take.owner, str(take.cursor), take.cancels) for take in takes])
+        replies = await self._store.run("take", keys, arg, TAKE_TASKS, TAKE_BYTES, self._grace_ms)
+        return [_delivery(reply) for reply in replies]
+
+    async def resume(
+        self, agent_id: str, owner: str, cursor: int, *, phase: str, again: bool = False, after: int = 0
+    ) -> Resumed:
+        """After a claim (`phase`: `claim`, later `grace`): what becomes of tasks up to its cursor, a slice a call.
+
+        `again` also hands out what this epoch was handed in a call whose reply was lost. Raises: StoreUnavailable.
+        """
+        shard = self._keys.shard(agent_id)
+        keys = [self._keys.in_shard(shard, name) for name in ("owners", "due", "unfed")]
+        keys += [self._keys.of_agent(name, agent_id) for name in ("agent", "mail", "cancels")]
+        keys.append(self._keys.task(agent_id, ""))
+        reply = await self._store.run(
+            "resume", keys, agent_id, owner, cursor, phase, int(again), self._config.on_agent_restart,
+            self._config.max_attempts, self._grace_ms, after, TAKE_TASKS, TAKE_BYTES,
+        )  # fmt: skip
+        return Resumed([], [], 0) if reply[0] == b"lost" else Resumed(list(reply[1]), _tasks(reply[3:]), int(reply[2]))
+
+    # ---- ending
+
+    async def settle(self, said: Sequence[Said]) -> list[int]:
+        """The verdict on each: `APPEND` or 0; on `life`: `OPEN`, `UNKNOWN` or the ms at which the task ended. Raises: StoreUnavailable."""
+        return await by_shard(self._keys, said, lambda item: item.agent_id, self._settle)
+
+    async def _settle(self, shard: int, said: list[Said]) -> list[int]:
+        keys = [self._keys.in_shard(shard, "unfed"), self._keys.in_shard(shard, "due")]
+        for item in said:
+            keys += [self._keys.of_agent(name, item.agent_id) for name in ("mail", "cancels")]
+            keys.append(self._keys.task(item.agent_id, item.task_id))
+        arg = _encode([(s.agent_id, s.task_id, s.kind, s.status, s.message_id, s.entry) for s in said])
+        return list(await self._store.run("settle", keys, arg))
+
+    async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
+        """Ends what was never sent, remembers the wish for what was. Raises: StoreUnavailable."""
+        keys = self._task_keys(self._keys.shard(agent_id), [(agent_id, task_id) for task_id in task_ids])
+        replies = await self._store.run("cancel", keys, _encode([(agent_id, task_id) for task_id in task_ids]))
+        return [_cancelled(reply) for reply in replies]
+
+    async def end_due(self, limit: int) -> list[bytes]:
+        """Ends tasks whose time has come, at most `limit` a shard: the results owed. Raises: StoreUnavailable."""
+        owed: list[bytes] = []
+        for shard in range(self._keys.shards):
+            async with self._store.session() as client:
+                now_ms = self._store.now_ms()
+                due = self._keys.in_shard(shard, "due")
+                members = await client.zrangebyscore(due, "-inf", now_ms, start=0, num=limit)
+            items = [tuple(member.decode().split(":", 1)) for member in members]
+            if items:
+                keys = self._task_keys(shard, items)
+                owed += [
+                    e for e in await self._store.run("due", keys, _encode(items), self._ttl_ms, self._grace_ms) if e
+                ]
+        return owed
+
+    def _task_keys(self, shard: int, items: Sequence[tuple[str, ...]]) -> list[str]:
+        keys = [self._keys.in_shard(shard, name) for name in ("owners", "due", "unfed")]
+        for agent_id, task_id in items:
+            keys += [self._keys.of_agent(name, agent_id) for name in ("agent", "mail", "cancels")]
+            keys.append(self._keys.task(agent_id, task_id))
+        return keys
+
+    # ---- looking
+
+    async def status(self, agent_id: str, task_id: str) -> str | None:
+        """The state of a task: pending, sent, running or how it ended; None when it is not known. Raises: StoreUnavailable."""
+        async with self._store.session() as client:
+            state = await client.hget(self._keys.task(agent_id, task_id), "state")
+        return None if state is None else bytes(state).decode()
+
+
+def _accepted_form(task: NewTask) -> tuple[str, str, str, str]:
+    digest = blake2b(task.json.encode(), digest_size=16).hexdigest()
+    return task.id, task.json, digest, str((task.timeout_s or UNSAID_WORK_S) * 1000)
+
+
+def _delivery(reply: list[Any]) -> Delivery | None:
+    if reply[0] == b"lost":
+        return None
+    _, cancels, more, cancelled, *tasks = reply
+    return Delivery(_tasks(tasks), [task_id.decode() for task_id in cancelled], cancels.decode(), bool(more))
+
+
+def _tasks(flat: list[bytes]) -> list[Taken]:
+    return [
+        Taken(flat[n].decode(), int(flat[n + 1]), flat[n + 2].decode(), flat[n + 3]) for n in range(0, len(flat), 4)
+    ]
+
+
+def _cancelled(reply: list[bytes]) -> Cancelled:
+    outcome, value = reply[0].decode(), reply[1]
+    match outcome:
+        case "ended":
+            return Cancelled(outcome, status=value.decode())
+        case "dropped":
+            return Cancelled(outcome, status="cancelled", entry=value)
+    return Cancelled(outcome, owner=Owner.parse(value))

@@ -1,0 +1,239 @@
+"""The way to Redis: connections, scripts, and what can go wrong with them.
+
+Owns the clients and the translation of driver errors; knows no key but `meta`, and nothing of agents or tasks. Rules:
+
+- A request that cannot be answered within `REQUEST_TIMEOUT_S` fails with `StoreUnavailable`; callers decide whether to try again.
+- A connection that broke is replaced once per request, as running a script twice is harmless; what is not so goes through a client that
+  sends nothing twice. No reply within the timeout is never asked for again.
+- READONLY, LOADING and MASTERDOWN mean that Redis is failing over: the pool is dropped, the next call finds the new primary.
+- The blocking reader and the readiness probe have connections of their own: a full pool must not look like a dead Redis.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as BrokenConnection
+from redis.exceptions import TimeoutError as NoReply
+
+from cluster import scripts, settings
+from cluster.errors import StartError, StoreAway, StoreUnavailable
+from cluster.keys import SCHEMA, Keys
+
+REQUEST_TIMEOUT_S = 2.0  # a control-plane call must end within 3 s
+PROBE_TIMEOUT_S = 0.3
+BLOCK_MS = 1000  # of the blocking reader; its socket waits longer
+LOWEST_VERSION = (6, 2)
+RETRY_AFTER_S = 2  # what callers are told
+
+
+Client = Any  # a Redis client; redis-py's own types leave open whether replies are bytes, and ours are
+
+
+def url_of(config: settings.Redis) -> str:
+    """The address of Redis as a URL, with its credentials: never log it."""
+    if config.url:
+        return config.url
+    secret = f":{quote(config.password, safe='')}@" if config.password else ""
+    return f"redis://{secret}{config.addr}/{config.db}"
+
+
+def _pool(url: str, size: int, timeout_s: float, retries: int = 0, wait_s: float = REQUEST_TIMEOUT_S) -> ConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=size,
+        timeout=min(wait_s, timeout_s),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), retries, supported_errors=(BrokenConnection,)),  # no reply is not asked for again
+        protocol=2,
+        health_check_interval=0,
+    )
+
+
+@contextlib.asynccontextmanager
+async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
+    """Turns the driver's errors into `StoreUnavailable`; our own mistakes (a script that is wrong) stay what they are."""
+    try:
+        yield
+    except BrokenConnection as error:  # its neighbours in the pool are broken too; Redis loading is one of these
+        await _dropped(pool)
+        raise StoreUnavailable("Redis does not answer") from error
+    except (NoReply, OSError, TimeoutError) as error:
+        raise StoreUnavailable("Redis does not answer") from error
+    except ResponseError as error:
+        text = str(error)  # inside a script, Redis 6.2 puts its own words before the reason
+        if "OOM" in text:
+            raise StoreUnavailable("Redis is full") from error
+        if any(word in text for word in _AWAY):
+            await _dropped(pool)
+            raise StoreUnavailable("Redis refuses writes, or is failing over") from error
+        raise
+
+
+async def _dropped(pool: ConnectionPool | None) -> None:
+    """The next call finds the new primary."""
+    if pool is not None:
+        with contextlib.suppress(RedisError, OSError):
+            await pool.disconnect(inuse_connections=False)
+
+
+_AWAY = ("LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "UNBLOCKED", "UNKILLABLE")
+_ONCE = frozenset(("resume", "revoke", "forget"))  # scripts whose second run does not answer as the first
+
+
+class Store:
+    """One process's connections to Redis, and its scripts."""
+
+    def __init__(self, config: settings.Redis, shards: int = 1, *, client: Client | None = None) -> None:
+        """`client` replaces the connections, for tests with a Redis in memory."""
+        self.keys = Keys(config.prefix, shards or 1)
+        self._id_key = b""
+        url = url_of(config)
+        self._client: Client = client or Redis.from_pool(
+            _pool(url, config.pool_size, REQUEST_TIMEOUT_S, 1, config.wait_timeout_s)
+        )
+        self._once: Client = client or Redis.from_pool(_pool(url, 8, REQUEST_TIMEOUT_S))
+        self._reader: Client = client or Redis.from_pool(_pool(url, 4, BLOCK_MS / 1000 + REQUEST_TIMEOUT_S))
+        self._probe: Client = client or Redis.from_pool(_pool(url, 1, PROBE_TIMEOUT_S))
+        self._shas: dict[str, str] = {}
+        self._clock_offset_ms = 0
+
+    @property
+    def id_key(self) -> bytes:
+        """The key of agent ids. Raises: StoreUnavailable before Redis was asked for it."""
+        if not self._id_key:
+            raise StoreUnavailable("Redis does not answer")
+        return self._id_key
+
+    def now_ms(self) -> int:
+        """The time on Redis's clock, as of the last `sync_clock`: the one clock that all processes agree on."""
+        return time.time_ns() // 1_000_000 + self._clock_offset_ms
+
+    async def sync_clock(self) -> float:
+        """Reads Redis's clock; returns the round trip in s. Raises: StoreUnavailable."""
+        started = time.monotonic()
+        async with self.session() as client:
+            seconds, micros = await client.time()
+        round_trip_s = time.monotonic() - started
+        at_ms = int(seconds) * 1000 + int(micros) // 1000 + int(round_trip_s * 500)
+        self._clock_offset_ms = at_ms - time.time_ns() // 1_000_000
+        return round_trip_s
+
+    async def close(self) -> None:
+        """Drops all connections."""
+        for client in (self._client, self._once, self._reader, self._probe):
+            with contextlib.suppress(RedisError, OSError):
+                await client.aclose()
+
+    async def run(self, name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+        """Runs a script. Raises: StoreUnavailable; it may have been done all the same."""
+        client = self._once if name in _ONCE else self._client
+        async with translated(client.connection_pool):
+            sha = self._shas.get(name) or await self._load(name)
+            try:
+                return await client.evalsha(sha, len(keys), *keys, *args)
+            except NoScriptError:  # Redis was restarted, or its scripts were flushed
+                return await client.eval(scripts.text(name), len(keys), *keys, *args)
+
+    async def _load(self, name: str) -> str:
+        loaded = await self._client.script_load(scripts.text(name))
+        sha = self._shas[name] = loaded.decode() if isinstance(loaded, bytes) else str(loaded)
+        return sha
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[Client]:
+        """The client for plain commands, with its errors translated. Raises: StoreUnavailable."""
+        async with translated(self._client.connection_pool):
+            yield self._client
+
+    @contextlib.asynccontextmanager
+    async def once(self) -> AsyncIterator[Client]:
+        """The client that sends nothing twice, whatever breaks. Raises: StoreUnavailable."""
+        async with translated(self._once.connection_pool):
+            yield self._once
+
+    @contextlib.asynccontextmanager
+    async def reader(self) -> AsyncIterator[Client]:
+        """The client that may block for `BLOCK_MS`. Raises: StoreUnavailable."""
+        async with translated(self._reader.connection_pool):
+            yield self._reader
+
+    @staticmethod
+    @contextlib.contextmanager
+    def missing_is_normal() -> Iterator[None]:
+        """Passes over the error that a stream or a group is not there: feeds are not ours alone."""
+        try:
+            yield
+        except ResponseError as error:
+            if not any(word in str(error) for word in ("no such key", "NOGROUP")):
+                raise
+
+    async def ping(self) -> bool:
+        """Whether Redis answers within the probe's short timeout."""
+        try:
+            async with translated(), asyncio.timeout(PROBE_TIMEOUT_S):
+                return bool(await self._probe.ping())
+        except (StoreUnavailable, ResponseError):
+            return False
+
+    async def agree(self) -> None:
+        """Writes or checks what all processes must agree on: schema, shards, the key of agent ids.
+
+        Raises: StartError when this Redis belongs to a cluster of another shape; StoreUnavailable.
+        """
+        async with self.session() as client:
+            meta = self.keys.meta
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.hsetnx(meta, "schema", SCHEMA)
+                pipe.hsetnx(meta, "shards", str(self.keys.shards))
+                pipe.hsetnx(meta, "id_key", self._id_key.hex() or secrets.token_hex(32))
+                pipe.hmget(meta, "schema", "shards", "id_key")
+                schema, shards, id_key = (bytes(value).decode() for value in (await pipe.execute())[3])
+        if schema != SCHEMA:
+            raise StartError(f"Redis holds schema {schema} of this cluster, and this version speaks {SCHEMA}")
+        if int(shards) != self.keys.shards:
+            raise StartError(f"cluster.shards is {self.keys.shards}, but this cluster was made with {shards}")
+        self._id_key = bytes.fromhex(id_key)
+
+
+async def check(config: settings.Redis) -> None:
+    """Looks whether this Redis will do.
+
+    Raises: StartError, in one clear line: it is older than 6.2, refuses the password, or evicts keys; StoreAway: it does not answer.
+    """
+    client: Redis = Redis.from_pool(_pool(url_of(config), 1, REQUEST_TIMEOUT_S))
+    where = config.url.rpartition("@")[2] if config.url else config.addr
+    try:
+        info = await client.info()
+    except AuthenticationError as error:
+        raise StartError(f"Redis at {where} refuses the password") from error
+    except ResponseError as error:
+        raise StartError(f"Redis at {where}: {error}") from error
+    except (RedisError, OSError, ValueError) as error:
+        raise StoreAway(f"Redis at {where} does not answer") from error
+    finally:
+        await client.aclose()
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < LOWEST_VERSION:
+        raise StartError(f"Redis at {where} is {version}; 6.2 or newer is needed")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and not config.allow_eviction:
+        raise StartError(
+            f"Redis at {where} has maxmemory-policy {policy}, which deletes tasks silently;"
+            " set it to noeviction (or redis.allow_eviction: true, if you know better)"
+        )

@@ -1,0 +1,143 @@
+"""`POST /api/agents/register`: answered by routers and nodes alike.
+
+Rules: a known token is never refused, because an agent whose registration fails stays away until its process is restarted. Redis away:
+the request is held, then 503. New agents are taken at a bounded pace an address; who comes too fast waits, then 429.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster import messages, security
+from cluster.errors import BadInput, StoreUnavailable, TooManyNew, UnknownAgent
+from cluster.feeds import Feeds, StatusEntry, identity
+from cluster.messages import Registration
+from cluster.proxies import public_ws_base
+from cluster.redis_client import Store
+from cluster.registry import Registered, Registry
+from cluster.replies import json_reply
+
+HOLD_S = 25.0  # the agent's client waits 30
+TELL_S = 2.0
+AT_ONCE = 16  # registrations that talk to Redis; a storm waits its turn, and leaves connections for the others
+RETRY_S = 0.5
+NEW_BURST, NEW_PER_S = 10_000, 100  # new agents of one address
+ADDRESSES = 10_000  # of which a pace is remembered
+NAME_CHARS, LABELS, SYSTEM_BYTES = 256, 100, 16 << 10  # what is kept of a profile; the rest is cut, not refused
+
+logger = logging.getLogger(__name__)
+_encode = msgspec.json.encode
+
+
+class Pace:
+    """How many new agents each address may still bring: a bucket that fills with time."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def allows(self, address: str, now_s: float) -> bool:
+        """Takes one from the address's bucket, if there is one."""
+        left, since_s = self._buckets.pop(address, (float(NEW_BURST), now_s))
+        left = min(NEW_BURST, left + (now_s - since_s) * NEW_PER_S)
+        self._buckets[address] = (max(left - 1, 0.0) if left >= 1 else left, now_s)
+        if len(self._buckets) > ADDRESSES:
+            del self._buckets[next(iter(self._buckets))]
+        return left >= 1
+
+
+class RegistrationEndpoint:
+    """The Starlette endpoint."""
+
+    def __init__(self, store: Store, registry: Registry, feeds: Feeds, *, public_url: str, is_open: bool) -> None:
+        self._store = store
+        self._registry = registry
+        self._feeds = feeds
+        self._public_url = public_url
+        self._is_open = is_open
+        self._pace = Pace()
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def register(self, request: Request) -> Response:
+        """Registers, and tells where to connect."""
+        base = public_ws_base(request.scope, self._public_url)
+        body: Registration = messages.decoded(Registration, await request.body())
+        token, is_made = _token(request, body)
+        address = request.client.host if request.client else ""
+        registered = await self._held(request, token, body, address)
+        async with self._turns:
+            await self._tell(registered, body)
+        answer = {
+            "id": registered.id,
+            "name": body.name or "",
+            "status": "active",
+            "ws_url": f"{base}/ws/agent/{registered.id}",
+        }
+        return json_reply({**answer, "token": token} if is_made else answer)
+
+    async def _held(self, request: Request, token: str, body: Registration, address: str) -> Registered:
+        """Registers; while Redis is away, or this address brings too many new agents, the caller waits.
+
+        One that has hung up is not registered later: it would count as a new process of the agent.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + HOLD_S
+        while True:
+            try:
+                async with self._turns:
+                    return await self._register(token, body, address)
+            except (StoreUnavailable, TooManyNew):
+                if loop.time() + RETRY_S > deadline or await request.is_disconnected():
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    async def _register(self, token: str, body: Registration, address: str) -> Registered:
+        name, host_id, labels, system = _profile(body)
+        try:
+            return await self._registry.register(token, name, host_id, labels, system, may_be_new=False)
+        except UnknownAgent:
+            if not self._is_open:
+                raise
+        if not self._pace.allows(address, asyncio.get_running_loop().time()):
+            raise TooManyNew("too many new agents from this address")
+        return await self._registry.register(token, name, host_id, labels, system, may_be_new=True)
+
+    async def _tell(self, registered: Registered, body: Registration) -> None:
+        """The log's line and the status feed's entry."""
+        fields = {"agent_id": registered.id, "host_id": body.host_id or 0}
+        if registered.kept_host_id:
+            logger.warning("host_id belongs to another agent that is online; it stays there", extra=fields)
+        logger.info("registered, %s", "new" if registered.is_new else "known", extra=fields)
+        now_ms = str(self._store.now_ms())
+        host = "" if registered.kept_host_id else str(body.host_id or "")
+        known = [(name, str((body.system or {}).get(name) or "")) for name in ("hostname", "os", "arch")]
+        entry = (
+            *identity(registered.id, body.name or "", host),
+            *("status", "active", "event", "registered", "last_heartbeat", now_ms, "timestamp", now_ms),
+            *(part for pair in known if pair[1] for part in pair),
+        )
+        try:
+            async with asyncio.timeout(TELL_S):
+                await self._feeds.append_status([StatusEntry(registered.id, "0", "any", entry)])
+        except (StoreUnavailable, TimeoutError):
+            logger.warning("the status feed misses a registration", extra=fields)
+
+
+def _token(request: Request, body: Registration) -> tuple[str, bool]:
+    """(the agent's token, whether we made it). A token in the body wins over the header's."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    token = (body.token or "").strip() or (bearer.strip() if scheme.lower() == "bearer" else "")
+    if token and not security.is_token(token):
+        raise BadInput("token: 1 to 256 of A-Z a-z 0-9 ! # $ % & ' * + - . ^ _ | ~")
+    return (token, False) if token else (security.new_token(), True)
+
+
+def _profile(body: Registration) -> tuple[str, int, dict[str, str], dict[str, Any]]:
+    system = body.system or {}
+    if len(_encode(system)) > SYSTEM_BYTES:
+        system = {name: str(system.get(name, ""))[:NAME_CHARS] for name in ("hostname", "os", "arch")}
+    labels = {key[:NAME_CHARS]: (value or "")[:NAME_CHARS] for key, value in list((body.labels or {}).items())[:LABELS]}
+    return (body.name or "")[:NAME_CHARS], max(body.host_id or 0, 0), labels, system

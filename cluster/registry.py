@@ -1,0 +1,462 @@
+"""Who an agent is and who owns it: profiles, claims, leases.
+
+Owns the keys `owners`, `agent`, `agents`, `lease`, `deadlines` and `host`; knows nothing of tasks or sockets. Rules:
+
+- Ownership is compared and changed inside scripts only. An epoch is given out once, even after Redis came back empty.
+- The lease's expiry is the heartbeat timeout and the only authority on whether an agent lives; times are Redis's, ages are ours.
+- Ending an ownership owes the status feed an `offline` entry in the same script; whoever ended it writes it, the reaper what is left.
+"""
+
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from cluster import security
+from cluster.batching import Batcher
+from cluster.errors import BadInput, Refused, UnknownAgent
+from cluster.keys import Keys
+from cluster.redis_client import Store
+
+CONNECT_WITHIN_S = 600  # a new registration that does not connect is forgotten after this long
+_REFERENCE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PAGE = 500  # profiles read in one round trip
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+_encode = msgspec.json.encode
+
+
+class Owner(Struct, frozen=True, gc=False):
+    """A claim: which process of which node holds the agent, and the claim's fencing number."""
+
+    node: str
+    boot: str
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.boot}:{self.epoch}"
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Owner | None":
+        """The owner that a key holds; None when it holds none."""
+        return _owner(text) if text else None
+
+
+def _owner(text: bytes) -> Owner:
+    node, boot, epoch = text.decode().split(":")
+    return Owner(node, boot, int(epoch))
+
+
+class Profile(Struct, frozen=True, gc=False):
+    """What is known of an agent. `host_id` is 0 when it has none; `labels` and `system` are JSON; times in unix ms, 0 = never."""
+
+    id: str
+    name: str = ""
+    host_id: int = 0
+    labels: Raw = Raw(b"{}")
+    system: Raw = Raw(b"{}")
+    hostname: str = ""
+    os: str = ""
+    arch: str = ""
+    token_hash: str = ""
+    incarnation: int = 0
+    registered_ms: int = 0
+    heard_ms: int = 0
+    owner: Owner | None = None
+
+
+class Registered(Struct, frozen=True):
+    """The answer to a registration."""
+
+    id: str
+    is_new: bool
+    incarnation: int
+    kept_host_id: bool
+
+
+class Bid(Struct, frozen=True, gc=False):
+    """A session that wants to own its agent. `force`: however often it was taken over of late."""
+
+    agent_id: str
+    node: str
+    boot: str
+    address: str
+    force: bool = False
+
+
+class Claim(Struct, frozen=True):
+    """A claim that was granted. `taken`: the mailbox cursor at that moment; `unended`: tasks up to there that have not ended."""
+
+    owner: Owner
+    previous: Owner | None
+    incarnation: int
+    taken: int
+    unended: int
+
+
+class Contested(Struct, frozen=True):
+    """A claim that was not granted: too many takeovers, as by hosts that share a token. `address` is the holder's."""
+
+    address: str
+    holder: Owner
+
+
+class Renewal(Struct, frozen=True, gc=False):
+    """One agent whose lease is to live on: the ms since it was heard, and the cancels its session knows of."""
+
+    agent_id: str
+    owner: str
+    age_ms: int
+    cancels: str
+
+
+# Why a lease was not renewed: another owns it, nobody does, the agent is not known, it was forgotten.
+TAKEN_OVER, EXPIRED, UNKNOWN, REVOKED = -1, -2, -3, -4
+HAS_MAIL, HAS_CANCELS = 1, 2  # what waits for an agent whose lease was renewed
+
+
+class Overdue(Struct, frozen=True, gc=False):
+    """An agent whose lease should have run out, and the ms since it was heard."""
+
+    agent_id: str
+    owner: Owner
+    silent_ms: int
+
+
+class Release(Struct, frozen=True, gc=False):
+    """An ownership that ends. `if_expired` ends it only when its lease has run out."""
+
+    agent_id: str
+    owner: str
+    reason: str
+    age_ms: int
+    if_expired: bool = False
+
+
+class Registry:
+    """Profiles and ownership of all agents."""
+
+    def __init__(self, store: Store, heartbeat_timeout_s: float, forget_after_s: float, max_takeovers: int) -> None:
+        self._store = store
+        self._keys: Keys = store.keys
+        self.timeout_ms = int(heartbeat_timeout_s * 1000)
+        self._forget_ms = int(forget_after_s * 1000)
+        self._max_takeovers = max_takeovers
+        self._profiles: Batcher[str, Profile | None] = Batcher("profiles", self.profiles)
+
+    # ---- who it is
+
+    def id_of(self, token: str) -> str:
+        """The id of the agent with this token."""
+        return security.agent_id(self._store.id_key, token)
+
+    async def register(
+        self, token: str, name: str, host_id: int, labels: dict[str, str], system: dict[str, Any], *, may_be_new: bool
+    ) -> Registered:
+        """Writes a profile and counts a new process of the agent.
+
+        Raises: UnknownAgent when the token is new and `may_be_new` is false; Refused when it was revoked; StoreUnavailable.
+        """
+        agent_id = self.id_of(token)
+        seen: list[str | bytes | int] = [name, _encode(labels), _encode(system)]
+        seen += [str(system.get(field) or "") for field in ("hostname", "os", "arch")]
+        reply = await self._store.run(
+            "register",
+            [self._keys.of_agent("agent", agent_id), self._of(agent_id, "agents")],
+            *(agent_id, security.token_hash(token), int(may_be_new), CONNECT_WITHIN_S * 1000),
+            *seen,
+        )
+        if reply[0] == b"revoked":
+            raise Refused("this token was revoked")
+        if reply[0] == b"unknown":
+            raise UnknownAgent("unknown token")
+        kept = await self._set_host(agent_id, host_id, reply[3])
+        return Registered(agent_id, bool(reply[2]), reply[1], kept)
+
+    async def _set_host(self, agent_id: str, host_id: int, before: bytes) -> bool:
+        """Gives a registered agent the host id it asks for; whether that stays with another instead."""
+        kept = host_id != 0 and not await self._take_host(host_id, agent_id)
+        host = "" if kept or not host_id else str(host_id)
+        if before.decode() != host:
+            async with self._store.session() as client:
+                await client.hset(self._keys.of_agent("agent", agent_id), "host_id", host)
+            await self._free_host(before, agent_id)
+        return kept
+
+    async def _take_host(self, host_id: int, agent_id: str) -> bool:
+        """Whether the host id is now this agent's. It stays with another that is online, or was within the heartbeat timeout."""
+        key = self._keys.host(str(host_id))
+        async with self._store.session() as client:
+            holder = (await client.get(key) or b"").decode()
+        if holder == agent_id:
+            return True
+        if holder and await self._lives(holder):
+            return False
+        is_taken = bool(await self._store.run("compare_and_set", [key], holder, agent_id))
+        if is_taken and holder:
+            await self._store.run("leave_host", [self._keys.of_agent("agent", holder)], host_id)
+        return is_taken
+
+    async def _lives(self, agent_id: str) -> bool:
+        async with self._store.session() as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.exists(self._keys.of_agent("lease", agent_id))
+            pipe.hget(self._keys.of_agent("agent", agent_id), "last_seen")
+            leased, last_seen = await pipe.execute()
+        return bool(leased) or self._store.now_ms() - int(last_seen or 0) < self.timeout_ms
+
+    async def profile(self, agent_id: str) -> Profile | None:
+        """One profile with its owner; None when there is no such agent."""
+        return await self._profiles.submit(agent_id)
+
+    async def profiles(self, agent_ids: Sequence[str]) -> list[Profile | None]:
+        """The profiles of these agents, None for those that are not known."""
+        found: list[Profile | None] = []
+        for start in range(0, len(agent_ids), PAGE):
+            found += await self._page(agent_ids[start : start + PAGE])
+        return found
+
+    async def _page(self, agent_ids: Sequence[str]) -> list[Profile | None]:
+        async with self._store.session() as client:
+            pipe = client.pipeline(transaction=False)
+            for agent_id in agent_ids:
+                pipe.hgetall(self._keys.of_agent("agent", agent_id))
+                pipe.pttl(self._keys.of_agent("lease", agent_id))
+                pipe.hget(self._of(agent_id, "owners"), agent_id)
+            rows = await pipe.execute()
+        now_ms = self._store.now_ms()
+        return [
+            self._profile(agent_id, rows[3 * n], rows[3 * n + 1], rows[3 * n + 2], now_ms)
+            if b"token_hash" in rows[3 * n]
+            else None
+            for n, agent_id in enumerate(agent_ids)
+        ]
+
+    def _profile(self, agent_id: str, raw: dict[bytes, bytes], left_ms: int, owner: bytes, now_ms: int) -> Profile:
+        return Profile(
+            id=agent_id,
+            name=raw.get(b"name", b"").decode(),
+            host_id=int(raw.get(b"host_id") or 0),
+            labels=Raw(raw.get(b"labels") or b"{}"),
+            system=Raw(raw.get(b"system") or b"{}"),
+            hostname=raw.get(b"hostname", b"").decode(),
+            os=sys.intern(raw.get(b"os", b"").decode()),
+            arch=sys.intern(raw.get(b"arch", b"").decode()),
+            token_hash=raw[b"token_hash"].decode(),
+            incarnation=int(raw.get(b"incarnation") or 0),
+            registered_ms=int(raw.get(b"registered") or 0),
+            heard_ms=now_ms + left_ms - self.timeout_ms if left_ms > 0 else int(raw.get(b"last_seen") or 0),
+            owner=Owner.parse(owner) if owner else None,
+        )
+
+    async def put_back(self, profiles: Sequence[Profile]) -> None:
+        """Writes profiles of connected agents into a Redis that forgot them; not of those that were revoked. Raises: StoreUnavailable."""
+        await self._store.agree()
+        keys = [self._keys.of_agent("agent", profile.id) for profile in profiles]
+        async with self._store.session() as client:
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.hexists(key, "revoked")
+            revoked = await pipe.execute()
+            for key, profile, is_revoked in zip(keys, profiles, revoked, strict=True):
+                if not is_revoked:
+                    pipe.hset(key, mapping=_fields(profile))
+                    pipe.hsetnx(key, "incarnation", str(profile.incarnation))
+                    if profile.host_id:
+                        pipe.set(self._keys.host(str(profile.host_id)), profile.id, nx=True)
+            await pipe.execute()
+
+    async def credentials(self, agent_id: str) -> Profile:
+        """The profile to hold a handshake against, without a write. Raises: UnknownAgent, Refused, StoreUnavailable."""
+        profile = await self._profiles.submit(agent_id)
+        if profile is None:
+            async with self._store.session() as client:
+                if await client.hexists(self._keys.of_agent("agent", agent_id), "revoked"):
+                    raise Refused("this agent was revoked")
+            raise UnknownAgent("no such agent")
+        return profile
+
+    async def resolve(self, reference: str) -> str:
+        """The agent id behind an id or a host id (all digits). Raises: BadInput, UnknownAgent, StoreUnavailable."""
+        if _REFERENCE.fullmatch(reference) is None:
+            raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
+        if not reference.isdigit():
+            return reference
+        async with self._store.session() as client:
+            agent_id = await client.get(self._keys.host(str(int(reference))))
+        if agent_id is None:
+            raise UnknownAgent("no agent has this host id")
+        return bytes(agent_id).decode()
+
+    async def ids(self) -> list[str]:
+        """All agents in the directory."""
+        async with self._store.session() as client:
+            pipe = client.pipeline(transaction=False)
+            for shard in range(self._keys.shards):
+                pipe.zrange(self._keys.in_shard(shard, "agents"), 0, -1)
+            return [agent_id.decode() for page in await pipe.execute() for agent_id in page]
+
+    async def count(self) -> tuple[int, int]:
+        """(agents known, agents online)."""
+        async with self._store.session() as client:
+            pipe = client.pipeline(transaction=False)
+            for shard in range(self._keys.shards):
+                pipe.zcard(self._keys.in_shard(shard, "agents"))
+                pipe.hlen(self._keys.in_shard(shard, "owners"))
+            counts = await pipe.execute()
+        return sum(counts[::2]), sum(counts[1::2])
+
+    async def owner(self, agent_id: str) -> Owner | None:
+        """Who owns the agent now."""
+        async with self._store.session() as client:
+            return Owner.parse(await client.hget(self._of(agent_id, "owners"), agent_id) or b"")
+
+    # ---- who owns it
+
+    async def claim(self, claims: Sequence[Bid]) -> list[Claim | Contested | UnknownAgent | Refused]:
+        """Makes sessions the owners of their agents; the newest wins."""
+        return await by_shard(self._keys, claims, lambda bid: bid.agent_id, self._claim)
+
+    async def _claim(self, shard: int, items: list[Bid]) -> list[Claim | Contested | UnknownAgent | Refused]:
+        keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents")]
+        for bid in items:
+            keys += [self._keys.of_agent(name, bid.agent_id) for name in ("agent", "lease", "mail")]
+        replies = await self._store.run(
+            "claim",
+            keys,
+            _encode([_texts(bid) for bid in items]),
+            self.timeout_ms,
+            self._forget_ms,
+            self._max_takeovers,
+        )
+        return [self._claimed(item, reply) for item, reply in zip(items, replies, strict=True)]
+
+    def _claimed(self, item: Bid, reply: list[bytes]) -> Claim | Contested | UnknownAgent | Refused:
+        match reply:
+            case [b"ok", epoch, previous, incarnation, taken, unended]:
+                owner = Owner(item.node, item.boot, int(epoch))
+                return Claim(owner, Owner.parse(previous), int(incarnation), int(taken), int(unended))
+            case [b"contested", address, holder]:
+                return Contested(address.decode(), _owner(holder))
+            case [b"revoked"]:
+                return Refused("this agent was revoked")
+        return UnknownAgent("no such agent")
+
+    async def renew(self, renewals: Sequence[Renewal]) -> list[int]:
+        """Prolongs leases from when each agent was last heard; the reason for each that is lost (< 0), else flags of what waits."""
+        return await by_shard(self._keys, renewals, lambda item: item.agent_id, self._renew)
+
+    async def _renew(self, shard: int, items: list[Renewal]) -> list[int]:
+        keys = [self._keys.in_shard(shard, "owners"), self._keys.in_shard(shard, "deadlines")]
+        for item in items:
+            keys += [self._keys.of_agent(name, item.agent_id) for name in ("lease", "mail", "agent")]
+        arg = _encode([(item.agent_id, item.owner, str(item.age_ms), item.cancels) for item in items])
+        return list(await self._store.run("renew", keys, arg, self.timeout_ms))
+
+    async def release(self, releases: Sequence[Release]) -> list[bytes]:
+        """Ends ownerships that are still theirs. For each: the offline entry owed to the status feed, b"" when nothing ended."""
+        return await by_shard(self._keys, releases, lambda item: item.agent_id, self._release)
+
+    async def _release(self, shard: int, items: list[Release]) -> list[bytes]:
+        keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents", "unfed")]
+        for item in items:
+            keys += [self._keys.of_agent("agent", item.agent_id), self._keys.of_agent("lease", item.agent_id)]
+        arg = _encode([(i.agent_id, i.owner, i.reason, str(i.age_ms), str(int(i.if_expired))) for i in items])
+        return list(await self._store.run("release", keys, arg, self._forget_ms))
+
+    async def overdue(self, limit: int) -> list[Overdue]:
+        """Owned agents whose deadline has passed, at most `limit` a shard. Whether the lease has run out, release sees."""
+        found: list[Overdue] = []
+        now_ms = self._store.now_ms()
+        async with self._store.session() as client:
+            for shard in range(self._keys.shards):
+                deadlines, owners = (self._keys.in_shard(shard, name) for name in ("deadlines", "owners"))
+                late = await client.zrangebyscore(deadlines, "-inf", now_ms, start=0, num=limit, withscores=True)
+                values = await client.hmget(owners, [agent_id for agent_id, _ in late]) if late else []
+                for (agent_id, deadline_ms), value in zip(late, values, strict=True):
+                    if value:
+                        silent_ms = max(0, now_ms - int(deadline_ms) + self.timeout_ms)
+                        found.append(Overdue(agent_id.decode(), _owner(value), silent_ms))
+                    else:
+                        await client.zrem(deadlines, agent_id)
+        return found
+
+    # ---- who is gone
+
+    async def forget_stale(self, limit: int) -> list[str]:
+        """Drops agents that stayed away too long; returns their ids."""
+        dropped: list[str] = []
+        for shard in range(self._keys.shards):
+            agents = self._keys.in_shard(shard, "agents")
+            async with self._store.session() as client:
+                now_ms = self._store.now_ms()
+                ids = [i.decode() for i in await client.zrangebyscore(agents, "-inf", now_ms, start=0, num=limit)]
+            if not ids:
+                continue
+            keys = [self._keys.in_shard(shard, "owners"), agents]
+            for agent_id in ids:
+                keys += [self._keys.of_agent("agent", agent_id), self._keys.of_agent("mail", agent_id)]
+            hosts = await self._store.run(
+                "forget", keys, _encode([[i] for i in ids]), CONNECT_WITHIN_S * 1000, self._forget_ms
+            )
+            for agent_id, host in zip(ids, hosts, strict=True):
+                if host != b"-":
+                    await self._free_host(host, agent_id)
+                    dropped.append(agent_id)
+        return dropped
+
+    async def revoke(self, agent_id: str) -> tuple[Owner | None, bytes, list[bytes]]:
+        """Forgets an agent and refuses its token: (its owner, the offline entry owed, the results owed).
+
+        Raises: UnknownAgent, StoreUnavailable.
+        """
+        shard = self._keys.shard(agent_id)
+        keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents", "unfed", "due")]
+        keys += [self._keys.of_agent(name, agent_id) for name in ("agent", "lease", "mail", "cancels")]
+        reply = await self._store.run("revoke", [*keys, self._keys.task(agent_id, "")], agent_id)
+        if reply[0] == b"unknown":
+            raise UnknownAgent("no such agent")
+        await self._free_host(reply[3], agent_id)
+        return Owner.parse(reply[1]), reply[2], reply[4:]
+
+    async def _free_host(self, host_id: bytes, agent_id: str) -> None:
+        if host_id:
+            await self._store.run("compare_and_set", [self._keys.host(host_id.decode())], agent_id, "")
+
+    # ---- shards
+
+    def _of(self, agent_id: str, name: str) -> str:
+        return self._keys.in_shard(self._keys.shard(agent_id), name)
+
+
+def _fields(profile: Profile) -> dict[str, str | int | bytes]:
+    return {
+        "token_hash": profile.token_hash, "name": profile.name, "host_id": profile.host_id or "",
+        "labels": bytes(profile.labels), "system": bytes(profile.system), "hostname": profile.hostname,
+        "os": profile.os, "arch": profile.arch, "registered": profile.registered_ms,
+    }  # fmt: skip
+
+
+def _texts(bid: Bid) -> tuple[str, ...]:
+    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force))
+
+
+async def by_shard(
+    keys: Keys,
+    items: Iterable[Item],
+    agent_of: Callable[[Item], str],
+    call: Callable[[int, list[Item]], Awaitable[list[Reply]]],
+) -> list[Reply]:
+    """Calls once a shard with the items of its agents; the replies in the order of the items."""
+    groups: dict[int, list[tuple[int, Item]]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(keys.shard(agent_of(item)), []).append((place, item))
+    replies: dict[int, Reply] = {}
+    for shard, group in groups.items():
+        answers = await call(shard, [item for _, item in group])
+        replies.update(zip((place for place, _ in group), answers, strict=True))
+    return [replies[place] for place in sorted(replies)]

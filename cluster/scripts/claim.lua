@@ -1,0 +1,32 @@
+-- Sessions become owners. The newest wins; an epoch never repeats, even after Redis came back empty.
+-- KEYS  1 owners  2 deadlines  3 agents  then for each item: agent, lease, mail
+-- ARGV  1 items: [id, node, boot, address, '1' = whatever the takeovers]  2 lease ms  3 forget ms  4 takeovers allowed in 30 s, 0 = any number
+-- Returns for each item {'ok', epoch, owner before or '', incarnation, taken, open tasks up to it},
+--         {'contested', address, owner before}, {'unknown'} or {'revoked'}
+--@include _time
+local function claim(agent, lease, mail, id, node, boot, address, force)
+  local p = redis.call('HMGET', agent, 'token_hash', 'revoked', 'epoch', 'incarnation', 'taken', 'takeovers', 'takeover_at', 'address')
+  if p[2] then return {'revoked'} end
+  if not p[1] then return {'unknown'} end
+  local owner = redis.call('HGET', KEYS[1], id)
+  local takeovers, since = tonumber(p[6] or 0), tonumber(p[7] or 0)
+  if owner and redis.call('EXISTS', lease) == 1 then
+    if now_ms - since > 30000 then takeovers, since = 0, now_ms end
+    takeovers = takeovers + 1
+    if force ~= '1' and ARGV[4] ~= '0' and takeovers > tonumber(ARGV[4]) then return {'contested', p[8] or '', owner} end
+  end
+  local epoch = int(math.max(tonumber(p[3] or 0) + 1, now_ms))
+  local mine = node .. ':' .. boot .. ':' .. epoch
+  redis.call('HSET', agent, 'epoch', epoch, 'claimed_as', p[4] or '0', 'address', address, 'takeovers', takeovers, 'takeover_at', int(since))
+  redis.call('HSET', KEYS[1], id, mine)
+  redis.call('SET', lease, mine, 'PX', ARGV[2])
+  redis.call('ZADD', KEYS[2], now_ms + ARGV[2], id)
+  redis.call('ZADD', KEYS[3], now_ms + ARGV[3], id)
+  local taken = p[5] or '0'
+  return {'ok', epoch, owner or '', p[4] or '0', taken, redis.call('ZCOUNT', mail, '-inf', taken)}
+end
+local out = {}
+for i, m in ipairs(cjson.decode(ARGV[1])) do
+  out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5])
+end
+return out

@@ -1,0 +1,63 @@
+-- An owner takes what was never sent, in mailbox order: marked sent under its epoch first, written to the socket afterwards.
+-- What was marked under the same epoch beyond the caller's cursor is handed out again: the reply was lost, nothing was written.
+-- Records' keys are a declared stem with the task id behind it: same hash tag, same slot.
+-- KEYS  1 owners  2 due  then for each item: agent, mail, cancels, stem of its task records
+-- ARGV  1 items: [id, owner, cursor, cancels known]  2 tasks at most, of all items  3 bytes after which no further task is begun, of all
+--       4 grace ms after the work
+-- Returns for each item {'lost'} or {'ok', cancels, 1 if more waits, cancelled tasks, task, seq, batch, JSON, task, seq, ...}
+--@include _time
+local room, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+local function hand_out(out, m, stem, waiting, epoch, incarnation)
+  local batch, last = '', 0
+  for i = 1, #waiting, 2 do
+    local task, record = waiting[i], stem .. waiting[i]
+    local r = redis.call('HMGET', record, 'state', 'epoch', 'json', 'batch', 'work')
+    if bytes <= 0 and (r[4] == '' or r[4] ~= batch) then
+      out[3] = 1
+      break
+    end
+    if r[1] == 'pending' then
+      redis.call('HSET', record, 'state', 'sent', 'epoch', epoch, 'incarnation', incarnation, 'attempts', '1', 'sent', int(now_ms))
+      redis.call('ZADD', KEYS[2], now_ms + r[5] + ARGV[4], m[1] .. ':' .. task)
+    end
+    if r[1] == 'pending' or r[1] == 'sent' and r[2] == epoch then
+      for _, v in ipairs({task, waiting[i + 1], r[4], r[3]}) do out[#out + 1] = v end
+      bytes, batch = bytes - #r[3], r[4]
+    end
+    last = tonumber(waiting[i + 1])
+  end
+  return last
+end
+-- A batch is one frame, however many tasks it has: what is left of the last one's batch is added.
+local function complete(waiting, mail, stem)
+  local batch = redis.call('HGET', stem .. waiting[#waiting - 1], 'batch')
+  while batch and batch ~= '' do
+    local more = redis.call('ZRANGEBYSCORE', mail, '(' .. waiting[#waiting], '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
+    if #more == 0 then return end
+    for i = 1, #more, 2 do
+      if redis.call('HGET', stem .. more[i], 'batch') ~= batch then return end
+      waiting[#waiting + 1] = more[i]
+      waiting[#waiting + 1] = more[i + 1]
+    end
+  end
+end
+local function take(m, agent, mail, cancels, stem)
+  if redis.call('HGET', KEYS[1], m[1]) ~= m[2] then return {'lost'} end
+  if room <= 0 or bytes <= 0 then return {'ok', m[4], 1, {}} end
+  local p = redis.call('HMGET', agent, 'taken', 'claimed_as', 'cancels')
+  local taken = tonumber(p[1] or 0)
+  local after = math.min(tonumber(m[3]), taken) -- a Redis that lost its last second counts behind the caller
+  local waiting = redis.call('ZRANGEBYSCORE', mail, '(' .. int(after), '+inf', 'WITHSCORES', 'LIMIT', 0, room)
+  local out = {'ok', p[3] or '0', #waiting >= 2 * room and 1 or 0, {}}
+  if #waiting >= 2 * room then complete(waiting, mail, stem) end
+  local last = hand_out(out, m, stem, waiting, string.match(m[2], '[^:]+$'), p[2] or '0')
+  if last > taken then redis.call('HSET', agent, 'taken', int(last)) end
+  if out[2] ~= m[4] then out[4] = redis.call('ZRANGEBYSCORE', cancels, '(' .. m[4], '+inf') end
+  room = room - #waiting / 2
+  return out
+end
+local out = {}
+for i, m in ipairs(cjson.decode(ARGV[1])) do
+  out[i] = take(m, KEYS[4 * i - 1], KEYS[4 * i], KEYS[4 * i + 1], KEYS[4 * i + 2])
+end
+return out

@@ -1,0 +1,74 @@
+"""Tokens, ids and signatures. Owns every comparison of a secret; knows neither Redis nor HTTP.
+
+Rules: secrets are compared in constant time; a token leaves this module only as a hash; the signature is the Go server's
+(HMAC-SHA256 over timestamp, method, decoded path and body, joined by line feeds, as lower-case hex).
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from uuid import UUID
+
+# What can travel in a Sec-WebSocket-Protocol header (RFC 9110, 5.6.2, without the back-tick).
+_TOKEN = re.compile(r"[!#$%&'*+.^_|~0-9A-Za-z-]{1,256}")
+
+
+def is_token(text: str) -> bool:
+    """Whether an agent can present this token in a handshake."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def new_token() -> str:
+    """A token of 256 random bits, for an agent that brought none."""
+    return secrets.token_hex(32)
+
+
+def token_hash(token: str) -> str:
+    """What is stored of a token: SHA-256, in hex."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def is_token_of(token: str, stored_hash: str) -> bool:
+    """Whether this is the token whose hash was stored. Constant time."""
+    return hmac.compare_digest(token_hash(token), stored_hash)
+
+
+def agent_id(id_key: bytes, token: str) -> str:
+    """The id of the agent with this token: a lower-case UUID, the same on every node and for ever.
+
+    It is keyed with a secret of the cluster, because ids are shown to everybody who may list agents: without the key nobody can
+    test guesses of a weak token against one.
+    """
+    digest = bytearray(hmac.digest(id_key, token.encode(), "sha256")[:16])
+    digest[6] = digest[6] & 0x0F | 0x80  # version 8, "custom": RFC 9562, 5.8
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(digest)))
+
+
+class Signer:
+    """Signs and verifies control-plane calls with one shared secret."""
+
+    def __init__(self, secret: str, clock_skew_s: float) -> None:
+        self._mac = hmac.new(secret.encode(), digestmod="sha256")
+        self._clock_skew_s = clock_skew_s
+
+    def sign(self, timestamp: str, method: str, path: str, body: bytes) -> str:
+        """The value of X-Signature. `path` is percent-decoded, without query, with its slash as sent."""
+        mac = self._mac.copy()
+        mac.update(f"{timestamp}\n{method}\n{path}\n".encode("utf-8", "surrogateescape"))
+        mac.update(body)
+        return mac.hexdigest()
+
+    def refusal(
+        self, timestamp: str | None, signature: str | None, method: str, path: str, body: bytes, now_s: float
+    ) -> str:
+        """Why a call is refused, in one line; "" when its signature is good."""
+        if not timestamp or not signature:
+            return "X-Timestamp and X-Signature are required"
+        good = hmac.compare_digest(self.sign(timestamp, method, path, body).encode(), signature.encode())
+        if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
+            return "X-Timestamp is not a number of seconds"
+        if abs(now_s - int(timestamp)) > self._clock_skew_s:
+            return "X-Timestamp is outside the allowed clock skew"
+        return "" if good else "X-Signature does not match"

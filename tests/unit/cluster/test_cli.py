@@ -1,0 +1,156 @@
+"""The command line: one line and an exit code for whatever goes wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import cli, commands, launcher, programs
+from cluster.errors import StartError
+from tests.support.eventually import eventually_blocking
+from tests.support.ports import free_port
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("AGENT_SERVER_", "CONTROL_PLANE_", "AUTH_", "LOGGING_")):
+            monkeypatch.delenv(name)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and what is on standard error."""
+    return cli.run(arguments), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("foo",), "No such command 'foo'"),
+        (("start", "--prot", "1"), "No such option: --prot"),
+        (("start", "--port", "many"), "Invalid value for '--port'"),
+        (("start", "--port", "99999"), "server.port: '99999' is not a whole number from 0 to 65535"),
+        (("start", "--set", "port"), "--set port: expected section.key=value"),
+        (("start", "--set", "server.prot=1"), "unknown setting 'server.prot'; the nearest known one is 'server.port'"),
+        (("node", "--set", "server.prot=1"), "unknown setting 'server.prot'"),
+        (("config", "check", "-c", "none.yaml"), "none.yaml"),
+    ],
+)
+def test_a_slip_is_told_in_one_line_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    code, err = told(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("agent-server: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_what_cannot_start_is_told_in_one_line_with_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: object) -> None:
+        raise StartError("the port\nis taken")
+
+    monkeypatch.setattr(launcher.Launcher, "run", refuse)
+    assert told(capsys, "start") == (1, "agent-server: the port is taken\n")
+
+
+def test_a_bug_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "run", lambda _: 1 // 0)
+    code, err = told(capsys, "start")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "ZeroDivisionError" in err
+
+
+def test_ctrl_c_before_anything_runs_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "run", interrupted)
+    assert told(capsys, "start") == (130, "")
+
+
+def test_flags_go_over_environment_and_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nowhere / "config.yaml").write_text("server: {port: 1}\nredis: {enabled: false}\n")
+    monkeypatch.setenv("AGENT_SERVER_PORT", "2")
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(commands, "_supervise", lambda *arguments: seen.append(arguments))
+    flags = ("--port", "3", "--nodes", "4", "--data-dir", "there", "--redis-url", "redis://h:1", "--log-level", "debug")
+    assert cli.run(["start", *flags, "--set", "tasks.ttl=1h", "--set", "agent.max_takeovers=0", "--name", "web"]) == 0
+    [(loaded, given, name)] = seen
+    settings = loaded.settings  # type: ignore[attr-defined]
+    assert (settings.server.port, settings.cluster.nodes, settings.logging.level) == (3, 4, "debug")
+    assert settings.cluster.data_dir == str(nowhere / "there")
+    assert (settings.redis.enabled, settings.redis.url) == (True, "redis://h:1")
+    assert (settings.tasks.ttl_s, settings.agent.max_takeovers, name) == (3600, 0, "web")
+    assert isinstance(given, dict)
+
+
+@pytest.mark.parametrize("module", ["node", "router"])
+def test_node_and_router_become_those_programs(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    executed: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: executed.append(arguments))
+    cli.run([module, "--port", "9000", "--id", "a", "--cpu", "0", "--admin-port", "9001", "--set", "tasks.ttl=1h"])
+    [(path, command, environ)] = executed
+    assert path == sys.executable
+    assert command == [*programs.module_command(module), "--id", "a", "--cpu", "0", "--admin-port", "9001"]
+    assert (environ["AGENT_SERVER_SERVER_PORT"], environ["AGENT_SERVER_TASKS_TTL"]) == ("9000", "1h")
+
+
+def test_config_check_says_what_is_odd(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (nowhere / "config.yaml").write_text("server: {prot: 1}\nredis: {db: 3}\n")
+    assert cli.run(["config", "check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "unknown key 'server.prot'" in lines[0]
+    assert lines[1].startswith("without effect: redis.db: ")
+    assert lines[2] == "config.yaml: ok"
+
+
+def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 0
+    assert "start" in capsys.readouterr().out
+
+
+def test_python_m_cluster_answers_version_without_loading_the_rest() -> None:
+    code = "import sys; from cluster import cli; cli.run(['version']); print(*sys.modules, file=sys.stderr)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("agent-server ")
+    assert not {"typer", "asyncio", "msgspec", "redis"} & set(ran.stderr.split())
+    again = subprocess.run(
+        [sys.executable, "-m", "cluster", "version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert again.stdout == ran.stdout
+
+
+def test_ctrl_c_while_it_starts_leaves_neither_a_trace_nor_a_process(nowhere: Path) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "cluster",
+        "start",
+        "--set",
+        "redis.enabled=true",
+        "--set",
+        f"redis.addr=127.0.0.1:{free_port()}",
+    ]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (nowhere / "err").open("wb") as err:
+        process = subprocess.Popen([*argv, "--port", "0"], env=environ, stderr=err, stdout=subprocess.DEVNULL)
+
+    def is_not_waiting() -> str | None:
+        caught = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigCgt" in line)
+        last = 1 << (signal.SIGHUP - 1)  # the last of those that it asks for
+        return None if int(caught.split()[1], 16) & last else "not listening to signals"
+
+    eventually_blocking(is_not_waiting)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert (nowhere / "err").read_text() == ""
