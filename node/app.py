@@ -1,0 +1,235 @@
+"""A node, put together: every choice of what works with what is made here. Start, serve, drain."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import secrets
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+
+from cluster import nodes, serving, telemetry
+from cluster.admin import Readiness, admin_app
+from cluster.errors import StartError, StoreUnavailable
+from cluster.feeds import Feeds
+from cluster.inbox import Inbox
+from cluster.mailbox import Mailbox
+from cluster.nodes import Node, NodeDirectory
+from cluster.proxies import TrustedProxies
+from cluster.redis_client import Store
+from cluster.registration import RegistrationEndpoint
+from cluster.registry import Registry
+from cluster.replies import HANDLERS, Edge
+from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
+from cluster.settings import Settings
+from node.adoption import Adoption
+from node.crew import EVENTS, NodeCrew
+from node.delivery import Courier
+from node.drain import drain
+from node.endpoint import AgentEndpoint, no_such_path
+from node.handshake import Handshake
+from node.hub import Hub
+from node.limits import Limits
+from node.presence import Presence
+from node.reports import Reports
+from node.session import Patience
+from node.uplink import Uplink
+from node.wheel import Wheel
+
+DRAIN_S = 12.0  # a node's part of the stop budget
+FREEZE_EVERY_S = 30.0  # after waves of connects: a full collection at 18,000 connections takes 6 to 12 ms
+
+
+class NodeProcess:
+    """One node of the cluster."""
+
+    def __init__(self, options: Options, store: Store) -> None:
+        settings = options.loaded.settings
+        self._settings: Settings = settings
+        self._options = options
+        self._store = store
+        self._counters = telemetry.Counters()
+        events = self._counters.tally(
+            "node_events", "What happened to agents' connections and messages", "type", EVENTS
+        )
+        self._crew = crew = NodeCrew(store, events)
+        self._boot = secrets.token_hex(8)
+        self._machine = nodes.this_machine()
+        self._state = nodes.STARTING
+        self._hub = Hub()
+        self._directory = NodeDirectory(store)
+        self._registry = Registry(
+            store, settings.agent.heartbeat_timeout_s, settings.agent.forget_after_s, settings.agent.max_takeovers
+        )
+        self._feeds = Feeds(store, settings)
+        inbox, mailbox = Inbox(store), Mailbox(store, settings.tasks)
+        crew.reports = self._reports = Reports(
+            self._feeds, store.now_ms, settings.status_stream.interval_s, settings.task_stats_stream.push_interval_s
+        )
+        crew.uplink = self._uplink = Uplink(
+            mailbox, self._feeds, now_ms=store.now_ms, count=crew.count, on_end=self._reports.on_end_of_task
+        )
+        crew.courier = self._courier = Courier(
+            options.id, self._hub, inbox, mailbox, self._feeds,
+            redelivery_grace_s=settings.tasks.redelivery_grace_s, now_ms=store.now_ms, count=crew.count,
+        )  # fmt: skip
+        crew.presence = self._presence = Presence(
+            options.id, self._boot, self._hub, self._registry, inbox, self._directory,
+            on_mail=self._courier.ring, on_release=self._feeds.pay_offline, count=crew.count,
+        )  # fmt: skip
+        self._readiness = Readiness(store)
+        self._wheel = Wheel()
+        self._server = serving.server(
+            self._app(), serving.limits_of(settings.server), self._handshake(), serving.tls_context(settings.server)
+        )
+        self._admin = serving.server(
+            admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
+        )
+        self._gauges()
+
+    def _app(self) -> TrustedProxies:
+        settings = self._settings
+        register = RegistrationEndpoint(
+            self._store, self._registry, self._feeds,
+            public_url=settings.server.public_url, is_open=settings.auth.open_registration,
+        )  # fmt: skip
+        agents = AgentEndpoint(
+            self._crew, self._hub, self._registry, self._presence,
+            max_connections=settings.agent.max_connections,
+            patience=Patience(settings.websocket.max_bad_frames, settings.websocket.max_messages_per_s),
+            allowed_origins=settings.websocket.allowed_origins, may_enter=lambda: self._state == nodes.READY,
+            count=lambda reason: self._crew.count(f"refused_{reason}"),
+        )  # fmt: skip
+        routes = [
+            Route("/api/agents/register", register.register, methods=["POST"]),
+            WebSocketRoute("/ws/agent/{agent_id}", agents.enter),
+            WebSocketRoute("/{path:path}", no_such_path),
+        ]
+        app = Edge(Starlette(routes=routes, exception_handlers=HANDLERS))
+        return TrustedProxies(app, settings.server.trusted_proxies)
+
+    def _handshake(self) -> partial[Handshake]:
+        config = self._settings.websocket
+        limits = Limits(
+            max_message_bytes=config.max_message_bytes,
+            deflate=config.enable_compression,
+            handshake_timeout_s=config.handshake_timeout_s,
+        )
+        return partial(Handshake, limits=limits, wheel=self._wheel)
+
+    def _gauges(self) -> None:
+        counters = self._counters
+        lag = telemetry.LoopLag(asyncio.get_running_loop())
+        lag.start()
+        counters.gauge("connected_agents", "Agents connected to this node", lambda: len(self._hub))
+        counters.gauge("uplink_results_waiting", "Results not yet in their feed", lambda: len(self._uplink.results))
+        counters.gauge("uplink_logs_waiting", "Log messages not yet in their feed", lambda: len(self._uplink.logs))
+        counters.gauge("event_loop_lag_seconds", "The latest that the event loop ran in the last seconds", lag.read)
+
+    # ---- its life
+
+    async def run(self) -> None:
+        """Serves until it is told to stop. Raises: StartError."""
+        options, stop, side = self._options, stop_event(), SideTasks()
+        admin, public = options.admin_socket(), options.sockets()
+        self._wheel.start(asyncio.get_running_loop())
+        side.start((("admin", self._admin.serve_on([admin])), ("redis probe", self._readiness.watch())))
+        try:
+            if await unless_stopped(stop, self._enter()):
+                side.start(self._loops())
+                side.start((("server", self._server.serve_on(public)),))
+                await side.reached(self._server.is_listening)
+                adoption = await self._open()
+                await side.watch(stop)
+                await self._drain(adoption)
+        finally:
+            self._server.should_exit = self._admin.should_exit = True
+            await side.ended("server", serving.STOP_S)  # what was asked is still answered
+            await side.cancel()
+            await self._store.close()
+
+    async def _enter(self) -> None:
+        await await_store(self._options, self._store)
+        await self._directory.enter(self._node())
+
+    async def _open(self) -> Adoption | None:
+        adoption = Adoption(self._options.handover, self._server.make_protocol) if self._options.handover else None
+        if adoption is not None:
+            await adoption.start()
+        self._state = nodes.READY
+        with contextlib.suppress(StoreUnavailable):  # the next beat says it
+            await self._announce()
+        self._readiness.is_serving = True
+        trim_memory()
+        self._options.tell_ready()
+        return adoption
+
+    def _loops(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        return [
+            ("uplink results", self._uplink.results.run()),
+            ("uplink logs", self._uplink.logs.run()),
+            ("inbox", self._courier.read_inbox()),
+            ("delivery", self._courier.deliver()),
+            ("renewal", self._presence.renew()),
+            ("reports", self._reports.run()),
+            ("beat", self._beat()),
+            ("freeze", self._freeze()),
+        ]
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(nodes.BEAT_S)
+            try:
+                await self._store.sync_clock()
+                await (
+                    self._store.agree()
+                )  # a Redis that came back empty learns the key of agent ids before anybody makes another
+                if not await self._announce():
+                    raise StartError(f"node id {self._options.id} was taken over by another process")
+            except StoreUnavailable:
+                continue
+
+    async def _announce(self) -> bool:
+        return await self._directory.announce(self._node())
+
+    def _node(self) -> Node:
+        return Node(
+            self._options.id,
+            self._boot,
+            self._state,
+            handover=self._options.handover,
+            load=len(self._hub),
+            pid=os.getpid(),
+            machine=self._machine,
+        )
+
+    async def _freeze(self) -> None:
+        """Takes the connections of a wave out of the collector's sight."""
+        frozen = 0
+        while True:
+            await asyncio.sleep(FREEZE_EVERY_S)
+            if abs(len(self._hub) - frozen) > 500:
+                frozen = len(self._hub)
+                gc.unfreeze()  # what has gone since can be collected
+                gc.collect()
+                gc.freeze()
+
+    async def _drain(self, adoption: Adoption | None) -> None:
+        self._state = nodes.DRAINING
+        self._readiness.is_serving = False
+        if adoption is not None:
+            adoption.stop()
+        with contextlib.suppress(StoreUnavailable):
+            await self._announce()
+        await drain(self._hub, self._uplink, self._presence, self._reports, DRAIN_S)
+        with contextlib.suppress(StoreUnavailable):
+            await self._directory.leave(self._node())
+
+
+async def serve(options: Options) -> None:
+    """Runs a node. Raises: StartError."""
+    await NodeProcess(options, new_store(options)).run()

@@ -1,0 +1,204 @@
+"""From the mailbox to the socket: what waits for the agents that are connected here.
+
+Owns the reading of this node's inbox; knows neither scripts nor how a socket writes. Rules:
+
+- Doorbells only say where to look. One take call is in flight, for all agents that rang meanwhile; it marks, then we write.
+- A session that does not read is not handed more; it is looked after again when it has drained.
+- After a claim, what earlier sessions were handed is judged twice: shortly after (an outbox may bring results first) for tasks of an
+  earlier process of the agent, and after the grace for tasks without a sign of life.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+from cluster import close_codes, messages
+from cluster.errors import StoreUnavailable
+from cluster.feeds import Feeds
+from cluster.inbox import Inbox, Note
+from cluster.mailbox import Delivery, Mailbox, Take, Taken
+from node.frames import text_frame
+from node.hub import Hub
+from node.session import Session
+
+TAKES = 256  # in one call
+RETRY_S = 0.25
+OUTBOX_S = 2.0  # what a restarted agent's outbox brings within this time ends its tasks by their real results
+TRIM_EVERY = 1000  # notes
+
+logger = logging.getLogger(__name__)
+
+
+class Courier:
+    """Delivers to the sessions of one node."""
+
+    def __init__(
+        self, node_id: str, hub: Hub, inbox: Inbox, mailbox: Mailbox, feeds: Feeds,
+        *, redelivery_grace_s: float, now_ms: Callable[[], int], count: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._node_id = node_id
+        self._hub = hub
+        self._inbox = inbox
+        self._mailbox = mailbox
+        self._feeds = feeds
+        self._grace_s = redelivery_grace_s
+        self._now_ms = now_ms
+        self._count = count
+        self._rung: dict[str, Session] = {}
+        self._wake = asyncio.Event()
+        self._resuming: set[asyncio.Task[None]] = set()
+
+    # ---- what makes us look
+
+    def ring(self, session: Session) -> None:
+        """Something may wait for this session."""
+        self._rung[session.agent_id] = session
+        self._wake.set()
+
+    def start(self, session: Session) -> None:
+        """A session has begun: what waits for it goes at once, what earlier ones were handed is judged."""
+        self.ring(session)
+        if session.unended:
+            task = asyncio.create_task(self._resume(session), name=f"resume {session.agent_id}")
+            self._resuming.add(task)
+            task.add_done_callback(self._resumed)
+
+    def _resumed(self, task: asyncio.Task[None]) -> None:
+        self._resuming.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def read_inbox(self) -> None:
+        """Follows this node's inbox, for ever."""
+        last, trimmed = "0", 0
+        while True:
+            try:
+                last, notes = await self._inbox.read(self._node_id, last)
+                for note in notes:
+                    self._on_note(note)
+                trimmed += len(notes)
+                if trimmed >= TRIM_EVERY:
+                    trimmed = 0
+                    await self._inbox.trim(self._node_id, last)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+
+    def _on_note(self, note: Note) -> None:
+        session = self._hub.get(note.agent_id)
+        if session is None:
+            return
+        if note.kind == "ring":
+            self.ring(session)
+        elif note.epoch != session.epoch:
+            self._count("stale_note")
+        elif note.kind == "close":
+            _close(session, int(note.data))
+        elif note.kind == "send" and self._now_ms() <= note.deadline_ms:
+            session.send(note.data)
+
+    # ---- what was never sent
+
+    async def deliver(self) -> None:
+        """Takes and writes for those that rang, for ever."""
+        while True:
+            await self._wake.wait()
+            sessions = self._next()
+            if not sessions:
+                self._wake.clear()
+                continue
+            try:
+                deliveries = await self._mailbox.take([_take(session) for session in sessions])
+            except StoreUnavailable:
+                self._rung.update((s.agent_id, s) for s in sessions if s.agent_id not in self._rung)
+                await asyncio.sleep(RETRY_S)
+                continue
+            for session, delivery in zip(sessions, deliveries, strict=True):
+                self._write(session, delivery)
+
+    def _next(self) -> list[Session]:
+        """Those that are to be served now. Who does not read is left out: its link says when it has drained."""
+        rung, self._rung = self._rung, {}
+        ready = [session for session in rung.values() if session.is_writable]
+        self._rung.update((session.agent_id, session) for session in ready[TAKES:])
+        return ready[:TAKES]
+
+    def _write(self, session: Session, delivery: Delivery | None) -> None:
+        if delivery is None:  # another owns the agent; renewal would find it within seconds
+            session.close(close_codes.REPLACED)
+            return
+        if not session.is_writable:  # it stopped reading meanwhile; once it has drained the same is handed out again
+            return
+        self._send(session, delivery.tasks, delivery.cancelled)
+        if delivery.tasks:
+            session.cursor = max(session.cursor, delivery.tasks[-1].seq)
+        session.cancels = delivery.cancels
+        if delivery.more:
+            self.ring(session)
+
+    def _send(self, session: Session, tasks: Iterable[Taken], cancelled: list[str]) -> None:
+        """All of it in one write: the link bears one piece of any size for a reader that keeps up."""
+        frames: list[bytes] = []
+        for batch, group in groupby(tasks, lambda task: task.batch):
+            members = list(group)
+            if batch:
+                message_id = f"{batch}:{members[0].seq}"
+                session.note_batch(message_id, tuple(task.id for task in members))
+                frames.append(messages.tasks_batch(message_id, [task.json for task in members]))
+            else:
+                frames += [messages.task(task.id, task.json) for task in members]
+            for _ in members:
+                self._count("task_sent")
+        if len(cancelled) == 1:
+            frames.append(messages.cancel_task(cancelled[0]))
+        elif cancelled:
+            frames.append(messages.cancel_tasks_batch(cancelled))
+        if frames:
+            session.send_frames(b"".join(map(text_frame, frames)))
+
+    # ---- what earlier sessions were handed
+
+    async def _resume(self, session: Session) -> None:
+        await asyncio.sleep(OUTBOX_S)
+        await self._resume_phase(session, "claim")
+        await asyncio.sleep(max(0.0, self._grace_s - OUTBOX_S))
+        await self._resume_phase(session, "grace")
+
+    async def _resume_phase(self, session: Session, phase: str) -> None:
+        again, after = False, 0
+        while await _is_writable_again(session):
+            try:
+                resumed = await self._mailbox.resume(
+                    session.agent_id, session.owner, session.claimed_at, phase=phase, again=again, after=after
+                )
+            except StoreUnavailable:
+                again = True
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._send(session, resumed.tasks, [])
+            await self._pay(resumed.owed)
+            if not resumed.go_on:
+                return
+            again, after = False, resumed.go_on
+
+    async def _pay(self, owed: list[bytes]) -> None:
+        try:
+            await self._feeds.pay_results(owed)
+        except StoreUnavailable:
+            logger.debug("%d results stay owed; the reaper writes them", len(owed))
+
+
+def _take(session: Session) -> Take:
+    return Take(session.agent_id, session.owner, session.cursor, session.cancels)
+
+
+async def _is_writable_again(session: Session) -> bool:
+    """Waits for a session that does not read; False when it is gone."""
+    while session.link is not None and not session.is_writable:  # noqa: ASYNC110 - who never reads is closed within seconds
+        await asyncio.sleep(RETRY_S)
+    return session.link is not None
+
+
+def _close(session: Session, code: int) -> None:
+    reasons = {close_codes.REVOKED: "revoked", close_codes.HEARTBEAT_TIMEOUT: "heartbeat_timeout"}
+    session.close(code, reasons.get(code, "websocket_closed"))

@@ -1,0 +1,134 @@
+"""`GET /ws/agent/{id}`: the handshake, up to the session.
+
+Rules: refused before the upgrade, with a JSON body. 401, 403 and 404 are said to agents only when Redis has said so: they register anew on
+them, at once; whatever is in doubt is 503. A storm is queued for some seconds before it is refused.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from cluster import security
+from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
+from cluster.registry import Claim, Contested, Profile, Registry
+from cluster.replies import BAD_PARAMETER, INTERNAL, error_reply, reply_to
+from node.hub import Hub
+from node.presence import Presence
+from node.session import Crew, Patience, Session
+
+AT_ONCE = 512  # handshakes under way; more wait
+QUEUE_S = 8.0  # an agent gives its handshake up after 10
+PROTOCOL = "agent-token"
+_AGENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+logger = logging.getLogger(__name__)
+
+
+class Turned(PeerError):
+    """This handshake is refused: `reply` says why."""
+
+    def __init__(self, reply: Response, reason: str) -> None:
+        super().__init__(reason)
+        self.reply = reply
+
+
+class AgentEndpoint:
+    """The Starlette endpoint of agents' WebSockets."""
+
+    def __init__(  # noqa: PLR0913 - one for each room it works with
+        self, crew: Crew, hub: Hub, registry: Registry, presence: Presence,
+        *, max_connections: int, patience: Patience, allowed_origins: tuple[str, ...], may_enter: Callable[[], bool],
+        count: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`may_enter`: False while the node drains."""
+        self._crew = crew
+        self._hub = hub
+        self._registry = registry
+        self._presence = presence
+        self._max_connections = max_connections
+        self._patience = patience
+        self._allowed_origins = frozenset(allowed_origins)
+        self._may_enter = may_enter
+        self._count = count
+        self._turnstile = asyncio.Semaphore(AT_ONCE)
+
+    async def enter(self, socket: WebSocket) -> None:
+        """Lets the agent in, or says why not."""
+        try:
+            async with self._turn():
+                profile, claim = await self._admit(socket)
+                await self._accept(socket, profile, claim)
+        except Turned as turned:
+            self._count(str(turned))
+            await socket.send_denial_response(turned.reply)
+        except (PeerError, StoreUnavailable) as error:
+            self._count("unavailable" if isinstance(error, StoreUnavailable) else "unknown")
+            await socket.send_denial_response(reply_to(error))
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(QUEUE_S):
+                await self._turnstile.acquire()
+        except TimeoutError:
+            raise Turned(_busy("too many handshakes at once"), "queue") from None
+        try:
+            yield
+        finally:
+            self._turnstile.release()
+
+    async def _admit(self, socket: WebSocket) -> tuple[Profile, Claim]:
+        self._check_room(socket)
+        agent_id = socket.path_params["agent_id"]
+        if _AGENT_ID.fullmatch(agent_id) is None:
+            raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
+        profile = await self._registry.credentials(agent_id)
+        if not security.is_token_of(_token(socket), profile.token_hash):
+            raise Turned(error_reply(401, BAD_PARAMETER, "wrong or no token"), "token")
+        claim = await self._presence.claim(agent_id, _address(socket))
+        if isinstance(claim, Contested):
+            logger.warning(
+                "two hosts seem to share one token: %s is held off, %s stays", _address(socket), claim.address,
+                extra={"agent_id": agent_id},
+            )  # fmt: skip
+            raise Turned(_busy("this agent was taken over too often"), "contested")
+        return profile, claim
+
+    def _check_room(self, socket: WebSocket) -> None:
+        if not self._may_enter():
+            raise Turned(_busy("draining"), "draining")
+        if self._presence.is_away_too_long:
+            raise Turned(_busy("Redis does not answer"), "unavailable")
+        if len(self._hub) >= self._max_connections:
+            raise Turned(_busy("agent.max_connections is reached"), "full")
+        origin = socket.headers.get("origin")
+        if self._allowed_origins and origin and not self._allowed_origins & {origin, "*"}:
+            raise Turned(error_reply(403, BAD_PARAMETER, "origin is not allowed"), "origin")
+
+    async def _accept(self, socket: WebSocket, profile: Profile, claim: Claim) -> None:
+        session = Session(self._crew, profile, claim, _address(socket), self._patience)
+        await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
+        socket.scope["extensions"]["link"](session)
+
+
+def _token(socket: WebSocket) -> str:
+    """What was offered beside `agent-token`, or alone."""
+    return next((offer for offer in socket.scope["subprotocols"] if offer != PROTOCOL), "")
+
+
+def _address(socket: WebSocket) -> str:
+    return socket.client.host if socket.client else ""
+
+
+def _busy(error: str) -> Response:
+    return error_reply(503, INTERNAL, error, {"Retry-After": "5"})
+
+
+async def no_such_path(socket: WebSocket) -> None:
+    """Any other WebSocket path."""
+    await socket.send_denial_response(reply_to(UnknownAgent("no such path")))

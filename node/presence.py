@@ -1,0 +1,215 @@
+"""Who this node owns, and that they live: claims, leases, releases.
+
+Owns the rhythm of renewal; knows neither frames nor tasks. Rules:
+
+- A session is claimed before it is accepted; the newest wins, and the process that held the agent before is told to close.
+- No Redis write a heartbeat: every third of the timeout the leases of agents heard since are prolonged, many in one call, each to
+  the time it was last heard plus the timeout.
+- The lease is the one authority. What renewal finds lost is closed: 4409 when another owns it, 4408 when it ran out, 4403 when the
+  agent was forgotten.
+- Redis away: sockets stay open for `AWAY_S`, then they are closed so that the agents' outboxes take over.
+- Redis back and empty: registrations and claims are put back from memory.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+
+from cluster import close_codes
+from cluster.batching import Batcher
+from cluster.errors import PeerError, Refused, StoreUnavailable
+from cluster.inbox import Inbox
+from cluster.nodes import NodeDirectory
+from cluster.registry import (
+    EXPIRED,
+    HAS_CANCELS,
+    HAS_MAIL,
+    REVOKED,
+    TAKEN_OVER,
+    UNKNOWN,
+    Bid,
+    Claim,
+    Contested,
+    Owner,
+    Registry,
+    Release,
+    Renewal,
+)
+from node.hub import Hub
+from node.session import Session
+
+AWAY_S = 90.0
+RENEW_ITEMS = 500  # in one call
+RETRY_S = 0.25
+SLICE = 200  # sockets closed in one go
+
+logger = logging.getLogger(__name__)
+
+
+class Presence:
+    """The claims of one node's sessions."""
+
+    def __init__(  # noqa: PLR0913 - one for each room it works with
+        self, node_id: str, boot: str, hub: Hub, registry: Registry, inbox: Inbox, directory: NodeDirectory,
+        *, on_mail: Callable[[Session], None], on_release: Callable[[list[bytes]], Coroutine[None, None, None]],
+        count: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`on_mail`: something waits for a session; `on_release`: offline entries are owed to the status feed."""
+        self._node_id = node_id
+        self._boot = boot
+        self._hub = hub
+        self._registry = registry
+        self._inbox = inbox
+        self._directory = directory
+        self._on_mail = on_mail
+        self._on_release = on_release
+        self._count = count
+        self._every_s = registry.timeout_ms / 3000
+        self._queue: deque[tuple[float, Session]] = deque()  # by the time their renewal is due
+        self._claims: Batcher[Bid, Claim | Contested | PeerError] = Batcher("claim", registry.claim)
+        self._releases: Batcher[Release, bytes] = Batcher("release", registry.release)
+        self._side: set[asyncio.Task[None]] = set()
+        self._answered = asyncio.get_running_loop().time()
+
+    # ---- begin
+
+    async def claim(self, agent_id: str, address: str) -> Claim | Contested:
+        """Makes this node the agent's owner. Raises: UnknownAgent, Refused, StoreUnavailable."""
+        outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address))
+        if isinstance(outcome, Contested) and not await self._directory.is_beating(outcome.holder):
+            outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address, force=True))
+        return outcome
+
+    async def _bid(self, bid: Bid) -> Claim | Contested:
+        outcome = await self._claims.submit(bid)
+        if isinstance(outcome, PeerError):
+            raise outcome
+        return outcome
+
+    def start(self, session: Session, previous: Owner | None) -> None:
+        """A claimed session is open: its lease is ours to renew, its predecessor is to close."""
+        self._hub.add(session)
+        self._queue.append((asyncio.get_running_loop().time() + self._every_s, session))
+        if previous is not None and (previous.node, previous.boot) != (self._node_id, self._boot):
+            self.aside(self._inbox.close([(previous, session.agent_id)], close_codes.REPLACED), "close predecessor")
+
+    def aside(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Does what nobody waits for, and what renewal repairs when Redis is away."""
+        task = asyncio.create_task(self._quietly(work), name=name)
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
+
+    async def _quietly(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except (StoreUnavailable, PeerError) as error:
+            logger.debug("left to renewal: %s", error)
+
+    # ---- stay
+
+    async def renew(self) -> None:
+        """Prolongs the leases of those heard, for ever."""
+        loop = asyncio.get_running_loop()
+        pause_s = min(1.0, self._every_s / 4)
+        while True:
+            due = self._due(loop.time())
+            try:
+                if due:
+                    await self._renew(due)
+                self._answered = loop.time()
+            except StoreUnavailable:
+                self._queue.extendleft((0.0, session) for session in reversed(due))
+                await self._endure(loop.time() - self._answered)
+                await asyncio.sleep(RETRY_S)
+            if len(due) < RENEW_ITEMS:
+                await asyncio.sleep(pause_s)
+
+    def _due(self, now: float) -> list[Session]:
+        due: list[Session] = []
+        while self._queue and self._queue[0][0] <= now and len(due) < RENEW_ITEMS:
+            _, session = self._queue.popleft()
+            if self._hub.get(session.agent_id) is session and session.link is not None:
+                due.append(session)
+        return due
+
+    async def _renew(self, sessions: list[Session]) -> None:
+        outcomes = await self._registry.renew([_renewal(session) for session in sessions])
+        again = asyncio.get_running_loop().time() + self._every_s
+        forgotten: list[Session] = []
+        for session, outcome in zip(sessions, outcomes, strict=True):
+            if outcome >= 0:
+                self._queue.append((again, session))
+                if outcome & (HAS_MAIL | HAS_CANCELS):
+                    self._on_mail(session)
+            elif outcome == UNKNOWN:
+                forgotten.append(session)
+                self._queue.append((again, session))
+            else:
+                self._lose(session, outcome)
+        if forgotten:
+            await self._put_back(forgotten)
+
+    def _lose(self, session: Session, outcome: int) -> None:
+        self._count("lease_lost")
+        codes = {
+            TAKEN_OVER: close_codes.REPLACED, EXPIRED: close_codes.HEARTBEAT_TIMEOUT, REVOKED: close_codes.REVOKED,
+        }  # fmt: skip
+        session.close(codes[outcome])
+
+    async def _put_back(self, sessions: list[Session]) -> None:
+        """Redis forgot the agents of live sessions: they are registered and claimed again, under newer epochs; the others are looked at now."""
+        done = set(sessions)
+        self._queue = deque((0.0, session) for _, session in self._queue if session not in done)
+        again = asyncio.get_running_loop().time() + self._every_s
+        await self._registry.put_back([session.profile for session in sessions])
+        bids = [Bid(s.agent_id, self._node_id, self._boot, s.address, force=True) for s in sessions]
+        for session, outcome in zip(sessions, await self._registry.claim(bids), strict=True):
+            if isinstance(outcome, Claim):
+                session.own(outcome)
+                self._queue.append((again, session))
+            elif isinstance(outcome, Refused):
+                self._lose(session, REVOKED)
+        logger.warning("%d agents were put back into a Redis that had forgotten them", len(sessions))
+
+    async def _endure(self, away_s: float) -> None:
+        """Redis does not answer: after a while the sockets are closed, a slice a pass."""
+        if away_s < AWAY_S or not len(self._hub):
+            return
+        logger.warning("Redis has been away for %d s: %d connections are closed", away_s, len(self._hub))
+        await close_in_slices(list(self._hub), close_codes.RESTARTING, "websocket_closed")
+
+    @property
+    def is_away_too_long(self) -> bool:
+        """Whether Redis has been away for so long that agents are better off with their outboxes."""
+        return asyncio.get_running_loop().time() - self._answered > AWAY_S
+
+    # ---- go
+
+    def end(self, session: Session) -> None:
+        """A session is gone: its ownership ends, if it is still its own."""
+        self._hub.discard(session)
+        self.aside(self._release(session), "release")
+
+    async def _release(self, session: Session) -> None:
+        release = Release(session.agent_id, session.owner, session.reason, session.age_ms)
+        owed = await self._releases.submit(release)
+        if owed:
+            await self._on_release([owed])
+
+    async def settled(self) -> None:
+        """Returns when all that was begun aside has ended."""
+        while self._side:
+            await asyncio.wait(self._side)
+
+
+def _renewal(session: Session) -> Renewal:
+    return Renewal(session.agent_id, session.owner, session.age_ms, session.cancels)
+
+
+async def close_in_slices(sessions: list[Session], code: int, reason: str, pause_s: float = 0.05) -> None:
+    """Closes sessions a slice at a time, so that not all agents come back in one moment."""
+    for start in range(0, len(sessions), SLICE):
+        for session in sessions[start : start + SLICE]:
+            session.close(code, reason)
+        await asyncio.sleep(pause_s if start + SLICE < len(sessions) else 0)

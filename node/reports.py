@@ -1,0 +1,164 @@
+"""What the node tells of its agents: status entries and task statistics, to their feeds.
+
+Owns the rhythm of both; what an agent's end is called comes from whoever ended it. Rules: `online` when an agent came (a takeover says
+nothing), then every `status_stream.interval`; statistics every `push_interval` for agents that changed, and when they go. Reports are
+not owed: one that Redis did not take is replaced by the next.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from cluster import messages
+from cluster.errors import StoreUnavailable
+from cluster.feeds import Feeds, StatusEntry, identity, number
+from cluster.messages import System
+from node.session import Session, Tally
+
+BATCH = 500
+
+logger = logging.getLogger(__name__)
+_encode = msgspec.json.encode
+
+
+class Reports:
+    """The status and statistics of one node's agents."""
+
+    def __init__(self, feeds: Feeds, now_ms: Any, status_interval_s: float, stats_interval_s: float) -> None:
+        self._feeds = feeds
+        self._now_ms = now_ms
+        self._status_interval_s = status_interval_s
+        self._stats_interval_s = stats_interval_s
+        self._statuses: deque[StatusEntry] = deque(maxlen=200_000)
+        self._stats: deque[tuple[str, ...]] = deque(maxlen=200_000)
+        self._queue: deque[tuple[float, Session]] = deque()
+        self._changed: dict[Session, None] = {}
+
+    # ---- from the sessions
+
+    def on_start(self, session: Session, *, is_takeover: bool) -> None:
+        """An agent came, or changed its owner."""
+        if not is_takeover:
+            self._say_online(session)
+        if self._status_interval_s:
+            self._queue.append((asyncio.get_running_loop().time() + self._status_interval_s, session))
+
+    def on_heartbeat(self, session: Session) -> None:
+        """With an interval of 0 every heartbeat is reported, as the Go server did."""
+        if not self._status_interval_s:
+            self._say_online(session)
+
+    def on_end_of_task(self, session: Session) -> None:
+        """The session's tally changed."""
+        self._changed[session] = None
+
+    def on_gone(self, session: Session) -> None:
+        """The last statistics of a connection."""
+        self._changed.pop(session, None)
+        if session.tally is not None and session.tally.changed:
+            self._stats.append(_stats_fields(session.agent_id, session.tally, self._now_ms()))
+
+    def _say_online(self, session: Session) -> None:
+        self._statuses.append(_online(session, self._now_ms()))
+
+    # ---- to the feeds
+
+    async def run(self) -> None:
+        """Writes what there is to say, for ever."""
+        loop = asyncio.get_running_loop()
+        next_stats = loop.time() + self._stats_interval_s
+        while True:
+            self._collect_statuses(loop.time())
+            if loop.time() >= next_stats:
+                next_stats = loop.time() + self._stats_interval_s
+                self._collect_stats()
+            if not await self._write():
+                await asyncio.sleep(0.1)
+
+    def _collect_statuses(self, now: float) -> None:
+        while self._queue and self._queue[0][0] <= now and len(self._statuses) < BATCH:
+            _, session = self._queue.popleft()
+            if session.link is not None:
+                self._say_online(session)
+                self._queue.append((now + self._status_interval_s, session))
+
+    def _collect_stats(self) -> None:
+        changed, self._changed = self._changed, {}
+        for session in changed:
+            if session.tally is not None and session.tally.changed:
+                session.tally.changed = False
+                self._stats.append(_stats_fields(session.agent_id, session.tally, self._now_ms()))
+
+    async def _write(self) -> bool:
+        """Whether there was something; what Redis does not take stays until it does, or until newer reports push it out."""
+        statuses = [self._statuses[n] for n in range(min(BATCH, len(self._statuses)))]
+        stats = [self._stats[n] for n in range(min(BATCH, len(self._stats)))]
+        try:
+            await self._feeds.append_status(statuses)
+            for _ in statuses:
+                self._statuses.popleft()
+            await self._feeds.append_stats(stats)
+            for _ in stats:
+                self._stats.popleft()
+        except StoreUnavailable:
+            return False
+        return bool(statuses or stats)
+
+    async def flush(self) -> None:
+        """Writes what is left, as far as Redis takes it."""
+        self._collect_stats()
+        while await self._write():
+            pass
+
+
+def _online(session: Session, now_ms: int) -> StatusEntry:
+    heard_ms = str(now_ms - session.age_ms)
+    host = _host_fields(session)
+    fields = (
+        *identity(session.agent_id, session.profile.name, str(session.profile.host_id)),
+        *("status", "online", "last_heartbeat", heard_ms, "timestamp", str(now_ms), *host),
+    )
+    return StatusEntry(session.agent_id, str(session.epoch), "on", fields)
+
+
+def _host_fields(session: Session) -> tuple[str, ...]:
+    try:
+        system = messages.heartbeat(session.heartbeat or b"{}").system
+    except messages.MALFORMED:
+        system = None
+    names = {name: getattr(system, name, None) or getattr(session.profile, name) for name in ("hostname", "os", "arch")}
+    fields = [part for name, value in names.items() if value for part in (name, value)]
+    if system is not None:
+        fields += ["system", _encode(_system(system)).decode()]
+    return tuple(fields)
+
+
+def _system(system: System) -> dict[str, Any]:
+    """The shape in which the control plane reads a host's load."""
+    load = [*(system.load_avg or ()), 0, 0, 0][:3]
+    return {
+        "cpu_usage": system.cpu_usage or 0,
+        "memory": {
+            "usage": system.memory_usage or 0,
+            "total": system.memory_total or 0,
+            "used": system.memory_used or 0,
+        },
+        "disk": system.disk_usage if system.disk_usage is not None else {},
+        "load_avg": dict(zip(("1m", "5m", "15m"), load, strict=True)),
+        "uptime": system.uptime or 0,
+    }
+
+
+def _stats_fields(agent_id: str, tally: Tally, now_ms: int) -> tuple[str, ...]:
+    total = tally.success + tally.failed + tally.cancelled
+    average = tally.duration_ms / tally.timed if tally.timed else 0
+    counts = (("total", total), ("success", tally.success), ("failed", tally.failed), ("cancelled", tally.cancelled))
+    return (
+        *("agent_id", agent_id),
+        *(part for name, value in counts for part in (name, str(value))),
+        *("avg_duration_ms", number(average), "success_rate", number(tally.success * 100 / total if total else 0)),
+        *("timestamp", str(now_ms)),
+    )

@@ -1,0 +1,285 @@
+"""What agents send on its way to the feeds, and the acks on their way back.
+
+Owns the queues between sockets and Redis; knows neither frames nor scripts. Rules:
+
+- Nothing is acked before it is in its stream, or is known never to be written.
+- A lane has one call in flight; what arrives meanwhile is the next batch. No timer: idle it answers at once, busy it batches by itself.
+- A batch that Redis did not answer is tried again until it does: writing twice is harmless. Nothing is dropped.
+- The read path never waits. A lane that is full stops reading from the sockets that fill it, which close after some seconds.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from cluster import messages
+from cluster.errors import StoreUnavailable
+from cluster.feeds import Feeds, ResultEntry
+from cluster.mailbox import APPEND, OPEN, UNKNOWN, Mailbox, Said
+from cluster.messages import LogLine, Result
+from node.frames import text_frame
+from node.session import Session, Tally
+
+BATCH_ITEMS = 256
+BATCH_BYTES = 1 << 20
+FULL_ITEMS = 20_000
+FULL_BYTES = 64 << 20
+RETRY_S = 0.25
+LATE_MS = 15 * 60_000  # log lines of a task that ended longer ago are ghosts of an outbox
+ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
+KNOWN_TASKS = 1000  # of one session
+ERROR_CHARS = 64 << 10  # of a result's error_msg and log_pointer
+ITEM_BYTES = 512  # what an entry without long texts is taken to weigh
+
+logger = logging.getLogger(__name__)
+_encode = msgspec.json.encode
+
+
+class ResultItem(Struct, gc=False):
+    """A result, or a sign of life of a task (no message id: nobody waits for an ack). `duration_ms` is None when not told."""
+
+    session: Session
+    message_id: str
+    kind: str
+    entry: ResultEntry
+    duration_ms: int | None = None
+    size: int = ITEM_BYTES
+
+
+class LogItem(Struct, gc=False):
+    """One log message: the fields of its lines as flat pairs."""
+
+    session: Session
+    message_id: str
+    task_id: str
+    lines: list[list[str]]
+    size: int
+
+
+Item = TypeVar("Item", ResultItem, LogItem)
+
+
+class Lane(Generic[Item]):
+    """A queue with one writer, which takes batches in order and keeps each until it is written."""
+
+    def __init__(self, name: str, write: Callable[[list[Item]], Awaitable[None]]) -> None:
+        self.name = name
+        self._write: Callable[[list[Item]], Awaitable[None]] = write
+        self._queue: deque[Item] = deque()
+        self._bytes = 0
+        self._held: set[Session] = set()
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, item: Item) -> None:
+        """Takes an item. A full lane stops reading from the socket that brought it; the item is taken all the same."""
+        self._queue.append(item)
+        self._bytes += item.size
+        self._filled.set()
+        self._emptied.clear()
+        if (len(self._queue) > FULL_ITEMS or self._bytes > FULL_BYTES) and item.session.link is not None:
+            item.session.link.pause()
+            self._held.add(item.session)
+
+    async def run(self) -> None:
+        """Writes what comes, for ever."""
+        while True:
+            await self._filled.wait()
+            batch = self._next_batch()
+            while not await self._written(batch):  # noqa: ASYNC110 - Redis tells nobody when it is back
+                await asyncio.sleep(RETRY_S)
+            _acknowledge(batch)
+            self._drop(batch)
+
+    async def drained(self) -> None:
+        """Returns when nothing waits any more."""
+        await self._emptied.wait()
+
+    def _next_batch(self) -> list[Item]:
+        batch: list[Item] = []
+        size = 0
+        for item in self._queue:
+            if batch and (len(batch) >= BATCH_ITEMS or size + item.size > BATCH_BYTES):
+                break
+            batch.append(item)
+            size += item.size
+        return batch
+
+    async def _written(self, batch: list[Item]) -> bool:
+        try:
+            await self._write(batch)
+        except StoreUnavailable as error:
+            logger.debug("%s: %d entries wait: %s", self.name, len(self._queue), error)
+            return False
+        return True
+
+    def _drop(self, batch: Sequence[Item]) -> None:
+        for _ in batch:
+            self._bytes -= self._queue.popleft().size
+        if not self._queue:
+            self._filled.clear()
+            self._emptied.set()
+        if self._held and len(self._queue) < FULL_ITEMS // 2 and self._bytes < FULL_BYTES // 2:
+            held, self._held = self._held, set()
+            for session in held:
+                if session.link is not None:
+                    session.link.resume()
+
+
+def _acknowledge(batch: Sequence[ResultItem] | Sequence[LogItem]) -> None:
+    """One write a connection, however many of its messages were in the batch."""
+    frames: dict[Session, list[bytes]] = {}
+    for item in batch:
+        if item.message_id and item.session.link is not None:
+            frames.setdefault(item.session, []).append(text_frame(messages.ack(item.message_id)))
+    for session, parts in frames.items():
+        session.send_frames(b"".join(parts))
+
+
+class Uplink:
+    """The lanes of a node: results with signs of life, and log lines."""
+
+    def __init__(
+        self, mailbox: Mailbox, feeds: Feeds,
+        *, now_ms: Callable[[], int], count: Callable[[str], None], on_end: Callable[[Session], None],
+    ) -> None:  # fmt: skip
+        """`on_end`: a session's tally changed."""
+        self._mailbox = mailbox
+        self._feeds = feeds
+        self._now_ms = now_ms
+        self._count = count
+        self._on_end = on_end
+        self._paid: list[tuple[str, str, str]] = []
+        self.results = Lane("results", self._write_results)
+        self.logs = Lane("logs", self._write_logs)
+
+    # ---- from the sessions
+
+    def put_result(self, session: Session, message_id: str, task_id: str, result: Result) -> None:
+        """A result. The spurious answer to a task that the agent has finished is a sign of life, and is acked."""
+        status = result.status or ""
+        skipped = status == "cancelled" and result.error_msg == messages.SKIPPED
+        kind = "life" if skipped else "end" if status in messages.ENDS else "progress"
+        entry = self._entry(session.agent_id, message_id, task_id, status, result)
+        size = ITEM_BYTES + len(entry.error_msg) + len(entry.log_pointer)
+        self.results.put(ResultItem(session, message_id, kind, entry, _duration_ms(result), size))
+
+    def put_sign_of_life(self, session: Session, task_ids: Sequence[str]) -> None:
+        """The agent has these tasks."""
+        for task_id in task_ids:
+            self.results.put(ResultItem(session, "", "life", self._entry(session.agent_id, "", task_id, "", Result())))
+
+    def put_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
+        """A log message."""
+        now_s = str(self._now_ms() // 1000)
+        fields = [_line_fields(session.agent_id, message_id, task_id, line, now_s) for line in lines]
+        size = sum(ITEM_BYTES + sum(map(len, pairs)) for pairs in fields)
+        self.logs.put(LogItem(session, message_id, task_id, fields, size))
+
+    def _entry(self, agent_id: str, message_id: str, task_id: str, status: str, result: Result) -> ResultEntry:
+        pointer = (result.log_pointer or "")[:ERROR_CHARS] or (f"redis:job_logs/{task_id}@" if result.log_size else "")
+        numbers = (result.started_at, result.finished_at, result.log_size)
+        started, finished, size = (str(number or 0) for number in numbers)
+        return ResultEntry(
+            agent_id, task_id, status, str(result.exit_code or 0), (result.error_msg or "")[:ERROR_CHARS], str(result.error_code or 0),
+            started, finished, size, pointer, str(self._now_ms()), message_id,
+        )  # fmt: skip
+
+    # ---- to the feeds
+
+    async def _write_results(self, batch: list[ResultItem]) -> None:
+        verdicts = await self._mailbox.settle([_said(item, place) for place, item in enumerate(batch)])
+        written = [item for item, verdict in zip(batch, verdicts, strict=True) if _is_for_feed(item, verdict)]
+        self._paid_later([item.entry for item in written if item.entry.is_end])
+        await self._feeds.append_results([item.entry for item in written])
+        await self._pay()
+        self._count_results(batch, written)
+
+    def _paid_later(self, ends: list[ResultEntry]) -> None:
+        self._paid = [(entry.agent_id, entry.task_id, entry.owed_as) for entry in ends]
+
+    async def _pay(self) -> None:
+        paid, self._paid = self._paid, []
+        if paid:
+            await self._feeds.paid(paid)
+
+    def _count_results(self, batch: list[ResultItem], written: list[ResultItem]) -> None:
+        for item in written:
+            self._count("result_" + item.kind)
+            if item.kind == "end":
+                item.session.live.pop(item.entry.task_id, None)
+                item.session.tally = item.session.tally or Tally()
+                item.session.tally.count(item.entry.status, item.duration_ms)
+                self._on_end(item.session)
+        for _ in range(sum(item.message_id != "" for item in batch) - len(written)):
+            self._count("result_not_written")
+
+    async def _write_logs(self, batch: list[LogItem]) -> None:
+        late = await self._late(batch)
+        kept = [item for item in batch if (item.session.agent_id, item.task_id) not in late]
+        await self._feeds.append_logs([(item.session.agent_id, item.message_id, item.lines) for item in kept])
+        for item in batch:
+            self._count("log_late" if (item.session.agent_id, item.task_id) in late else "log")
+
+    async def _late(self, batch: list[LogItem]) -> set[tuple[str, str]]:
+        """The tasks of these messages that ended too long ago; asking is a sign of life of those that are open."""
+        asked = {(i.session.agent_id, i.task_id): i.session for i in batch if not _is_known_open(i.session, i.task_id)}
+        if not asked:
+            return set()
+        verdicts = await self._mailbox.settle([Said(agent_id, task_id, "life") for agent_id, task_id in asked])
+        late: set[tuple[str, str]] = set()
+        for (task, session), ended_ms in zip(asked.items(), verdicts, strict=True):
+            if ended_ms in (OPEN, UNKNOWN):
+                _remember_open(session, task[1])
+            elif self._now_ms() - ended_ms > LATE_MS:
+                late.add(task)
+        return late
+
+
+def _said(item: ResultItem, place: int) -> Said:
+    entry = item.entry
+    owed = _encode(msgspec.structs.replace(entry, place=place)).decode() if item.kind == "end" else ""
+    return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed)
+
+
+def _is_for_feed(item: ResultItem, verdict: int) -> bool:
+    return item.kind != "life" and verdict == APPEND
+
+
+def _duration_ms(result: Result) -> int | None:
+    if not result.started_at or not result.finished_at or result.finished_at < result.started_at:
+        return None
+    return (result.finished_at - result.started_at) * 1000
+
+
+def _is_known_open(session: Session, task_id: str) -> bool:
+    asked = session.live.get(task_id)
+    return asked is not None and session.link is not None and session.link.wheel.now - asked < ASK_AGAIN_S
+
+
+def _remember_open(session: Session, task_id: str) -> None:
+    if session.link is not None:
+        if len(session.live) >= KNOWN_TASKS:
+            session.live.clear()
+        session.live[task_id] = session.link.wheel.now
+
+
+def _line_fields(agent_id: str, message_id: str, task_id: str, line: LogLine, now_s: str) -> list[str]:
+    """One entry of the log feed, flat. To the field: the contract."""
+    _, task_host = messages.execution_of(task_id)
+    host = str(line.host_id or "") or (task_host if task_host != "0" else "")
+    optional = (("stream", line.stream), ("level", line.level), ("host_id", host), ("host_name", line.host_name))
+    return [
+        *("execution_id", task_id.partition("_")[0], "task_id", task_id, "agent_id", agent_id),
+        *("content", line.content or "", "timestamp", str(line.timestamp or now_s), "message_id", message_id),
+        *(part for name, value in optional if value for part in (name, value)),
+    ]

@@ -1,0 +1,1 @@
+"""Tests of node/: the agents' socket and what is fed by it."""
