@@ -1,0 +1,163 @@
+"""A router, put together: every choice of what works with what is made here. Start, serve, stop."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from cluster import nodes, serving, telemetry
+from cluster.admin import Readiness, admin_app
+from cluster.errors import StoreUnavailable
+from cluster.feeds import Feeds
+from cluster.inbox import Inbox
+from cluster.mailbox import Mailbox
+from cluster.nodes import NodeDirectory
+from cluster.proxies import TrustedProxies
+from cluster.redis_client import Store
+from cluster.registration import RegistrationEndpoint
+from cluster.registry import Owner, Registry
+from cluster.replies import HANDLERS, Edge
+from cluster.security import Signer
+from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
+from cluster.trimming import Trimmer
+from router.agents import AgentCalls
+from router.handover import Handover, HandoverProtocol, Target
+from router.in_time import InTime
+from router.itself import SelfCalls
+from router.reaper import Reaper
+from router.signature import RequireSignature
+from router.tasks import TaskCalls
+
+WATCH_S = 0.5
+TASKS = ("accepted", "repeated", "refused")
+SWEPT = ("lease_expired", "task_overdue", "entry_paid", "entry_trimmed", "agent_forgotten")
+
+
+class NodeWatch:
+    """Which nodes live, as of half a second ago."""
+
+    def __init__(self, directory: NodeDirectory, handover: Handover) -> None:
+        self._directory = directory
+        self._handover = handover
+        self._alive: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Looks, for ever."""
+        while True:
+            with contextlib.suppress(StoreUnavailable):  # what was known last still is the best guess
+                self._take(await self._directory.all())
+            await asyncio.sleep(WATCH_S)
+
+    def _take(self, found: list[nodes.Node]) -> None:
+        self._alive = {(node.id, node.boot) for node in found}
+        ready = [node for node in found if node.state == nodes.READY and node.handover]
+        self._handover.update(Target(node.id, node.handover, node.load) for node in ready)
+
+    def is_alive(self, owner: Owner) -> bool:
+        """Whether the process of this claim says that it lives."""
+        return (owner.node, owner.boot) in self._alive
+
+
+class RouterProcess:
+    """One router of the cluster."""
+
+    def __init__(self, options: Options, store: Store) -> None:
+        settings = options.loaded.settings
+        self._options = options
+        self._settings = settings
+        self._store = store
+        self._counters = telemetry.Counters()
+        tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", TASKS)
+        swept = self._counters.tally("swept", "What time ended", "type", SWEPT)
+        self._handover = Handover()
+        self._nodes = NodeWatch(NodeDirectory(store), self._handover)
+        self._registry = Registry(
+            store, settings.agent.heartbeat_timeout_s, settings.agent.forget_after_s, settings.agent.max_takeovers
+        )
+        self._feeds = Feeds(store, settings)
+        inbox, mailbox = Inbox(store), Mailbox(store, settings.tasks)
+        self._task_calls = TaskCalls(self._registry, mailbox, self._feeds, inbox, tasks)
+        self._agent_calls = AgentCalls(self._registry, self._feeds, inbox, store.now_ms, self._nodes.is_alive)
+        self._reaper = Reaper(
+            store, self._registry, mailbox, self._feeds, inbox, Trimmer(store, settings),
+            is_alive=self._nodes.is_alive, counts=swept,
+        )  # fmt: skip
+        self._readiness = Readiness(store)
+        self._server = serving.server(
+            self._app(),
+            serving.limits_of(settings.server),
+            partial(HandoverProtocol, handover=self._handover),
+            serving.tls_context(settings.server),
+        )
+        self._admin = serving.server(
+            admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
+        )
+        lag = telemetry.LoopLag(asyncio.get_running_loop())
+        lag.start()
+        self._counters.gauge(
+            "event_loop_lag_seconds", "The latest that the event loop ran in the last seconds", lag.read
+        )
+
+    def _app(self) -> ASGIApp:
+        auth, server = self._settings.auth, self._settings.server
+        app: ASGIApp = InTime(Edge(Starlette(routes=self._routes(), exception_handlers=HANDLERS)))
+        if auth.require_signature:
+            app = RequireSignature(app, Signer(auth.shared_secret, auth.clock_skew_s))
+        return TrustedProxies(app, server.trusted_proxies)
+
+    def _routes(self) -> list[Route]:
+        register = RegistrationEndpoint(
+            self._store, self._registry, self._feeds,
+            public_url=self._settings.server.public_url, is_open=self._settings.auth.open_registration,
+        )  # fmt: skip
+        tasks, agents = self._task_calls, self._agent_calls
+        itself = SelfCalls(is_supervised=self._options.is_supervised)
+        return [
+            _post("/api/agents/register", register.register),
+            Route("/api/agents", agents.list, methods=["GET"]),
+            Route("/api/agents/{agent}", agents.one, methods=["GET", "DELETE"]),
+            _post("/api/agents/{agent}/tasks", tasks.post),
+            _post("/api/agents/{agent}/tasks/batch", tasks.post_batch),
+            _post("/api/agents/{agent}/tasks/cancel/batch", tasks.cancel_batch),
+            _post("/api/agents/{agent}/tasks/{task_id:path}/cancel", tasks.cancel),
+            _post("/api/agents/{agent}/control", agents.control),
+            _post("/api/agents/{agent}/upgrade", agents.upgrade),
+            Route("/api/metrics", agents.metrics, methods=["GET"]),
+            _post("/api/self/control", itself.control),
+            _post("/api/self/upgrade", itself.upgrade),
+        ]
+
+    async def run(self) -> None:
+        """Serves until it is told to stop. Raises: StartError."""
+        stop, side = stop_event(), SideTasks()
+        admin, public = self._options.admin_socket(), self._options.sockets()
+        side.start((("admin", self._admin.serve_on([admin])), ("redis probe", self._readiness.watch())))
+        side.start((("server", self._server.serve_on(public)),))  # before Redis: callers are to hear 503, not to wait
+        try:
+            if await unless_stopped(stop, await_store(self._options, self._store)):
+                side.start((("node watch", self._nodes.run()), ("reaper", self._reaper.run())))
+                await side.reached(self._server.is_listening)
+                self._readiness.is_serving = True
+                trim_memory()
+                self._options.tell_ready()
+                await side.watch(stop)
+                self._readiness.is_serving = False
+        finally:
+            self._server.should_exit = self._admin.should_exit = True
+            await side.ended("server", serving.STOP_S)  # what was asked is still answered
+            await side.cancel()
+            await self._store.close()
+
+
+def _post(path: str, endpoint: Callable[..., Any]) -> Route:
+    return Route(path, endpoint, methods=["POST"])
+
+
+async def serve(options: Options) -> None:
+    """Runs a router. Raises: StartError."""
+    await RouterProcess(options, new_store(options)).run()

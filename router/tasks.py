@@ -1,0 +1,156 @@
+"""The control plane's calls about tasks: post one or a batch, cancel one or many.
+
+Rules: what is answered 200 is in the mailbox; a repeated call changes nothing and is answered as the first one was. The doorbell comes
+after the mailbox and may be lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster import messages
+from cluster.batching import Batcher
+from cluster.errors import BadInput, MailboxFull, PeerError, StoreUnavailable, TaskConflict, UnknownAgent, UnknownTask
+from cluster.feeds import Feeds
+from cluster.inbox import Inbox
+from cluster.mailbox import Accepted, Cancelled, Mailbox, Post
+from cluster.messages import CancelBatch
+from cluster.registry import Owner, Registry
+from cluster.replies import json_reply
+
+CANCELS = 1000  # in one script call
+
+logger = logging.getLogger(__name__)
+
+
+class TaskCalls:
+    """Starlette endpoints."""
+
+    def __init__(
+        self, registry: Registry, mailbox: Mailbox, feeds: Feeds, inbox: Inbox, counts: dict[str, int]
+    ) -> None:
+        self._registry = registry
+        self._mailbox = mailbox
+        self._feeds = feeds
+        self._inbox = inbox
+        self._counts = counts
+        self._posts: Batcher[Post, Accepted | UnknownAgent | MailboxFull | TaskConflict] = Batcher(
+            "enqueue", mailbox.enqueue, weigh=lambda post: sum(len(task.json) for task in post.tasks)
+        )
+        self._rings: Batcher[tuple[Owner, str], None] = Batcher("ring", self._ring)
+        self._expected: Batcher[Sequence[str], None] = Batcher("expect", self._expect)
+
+    # ---- accepting
+
+    async def post(self, request: Request) -> Response:
+        """One task."""
+        agent_id = await self._registry.resolve(request.path_params["agent"])
+        task = messages.new_task(await request.body())
+        accepted = await self._accept(Post(agent_id, "", [task]))
+        return json_reply({"task_id": task.id, "agent_id": agent_id, "status": accepted.status})
+
+    async def post_batch(self, request: Request) -> Response:
+        """Many tasks for one agent: all or none."""
+        agent_id = await self._registry.resolve(request.path_params["agent"])
+        tasks = messages.new_tasks(await request.body())
+        accepted = await self._accept(Post(agent_id, f"batch:{secrets.token_hex(8)}", tasks))
+        ids = [task.id for task in tasks]
+        return json_reply({"task_ids": ids, "agent_id": agent_id, "status": accepted.status, "count": len(ids)})
+
+    async def _accept(self, post: Post) -> Accepted:
+        outcome = await self._posts.submit(post)
+        if isinstance(outcome, PeerError):
+            self._counts["refused"] += len(post.tasks)
+            raise outcome
+        self._counts["accepted"] += outcome.new
+        self._counts["repeated"] += len(post.tasks) - outcome.new
+        counting = self._expected.submit([task.id for task in post.tasks])
+        if outcome.owner is None:
+            await counting
+        else:
+            await asyncio.gather(self._rings.submit((outcome.owner, post.agent_id)), counting)
+        return outcome
+
+    async def _ring(self, owners: list[tuple[Owner, str]]) -> list[None]:
+        with contextlib.suppress(StoreUnavailable):  # renewal finds the mail
+            await self._inbox.ring(list(dict.fromkeys(owners)))
+        return [None] * len(owners)
+
+    async def _expect(self, posts: list[Sequence[str]]) -> list[None]:
+        await self._feeds.expect([task_id for post in posts for task_id in post])
+        return [None] * len(posts)
+
+    # ---- cancelling
+
+    async def cancel(self, request: Request) -> Response:
+        """One task; the body does not matter."""
+        agent_id = await self._registry.resolve(request.path_params["agent"])
+        task_id = request.path_params["task_id"]
+        messages.checked_task_id(task_id, "task_id")
+        outcome = (await self._cancel(agent_id, [task_id]))[0]
+        if isinstance(outcome, UnknownTask):
+            raise outcome
+        return json_reply({"task_id": task_id, "agent_id": agent_id, **outcome})
+
+    async def cancel_batch(self, request: Request) -> Response:
+        """Many tasks of one agent, each for itself."""
+        agent_id = await self._registry.resolve(request.path_params["agent"])
+        body: CancelBatch = messages.decoded(CancelBatch, await request.body())
+        if not body.task_ids:
+            raise BadInput("task_ids: at least one")
+        if len(body.task_ids) > messages.MAX_TASKS:
+            raise BadInput(f"task_ids: at most {messages.MAX_TASKS}")
+        for task_id in body.task_ids:
+            messages.checked_task_id(task_id, "task_ids[...]")
+        outcomes = await self._cancel(agent_id, body.task_ids)
+        results = [
+            {"task_id": task_id, "status": "failed", "error": str(outcome)}
+            if isinstance(outcome, UnknownTask)
+            else {"task_id": task_id, **outcome}
+            for task_id, outcome in zip(body.task_ids, outcomes, strict=True)
+        ]
+        failed = sum("error" in result for result in results)
+        return json_reply(
+            {
+                "agent_id": agent_id,
+                "task_count": len(results),
+                "success_count": len(results) - failed,
+                "failed_count": failed,
+                "results": results,
+            }
+        )
+
+    async def _cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[dict[str, Any] | UnknownTask]:
+        if await self._registry.profile(agent_id) is None:
+            raise UnknownAgent("no such agent")
+        outcomes: list[Cancelled] = []
+        for start in range(0, len(task_ids), CANCELS):
+            outcomes += await self._mailbox.cancel(agent_id, task_ids[start : start + CANCELS])
+        await self._follow_up(agent_id, task_ids, outcomes)
+        return [_answer(outcome) for outcome in outcomes]
+
+    async def _follow_up(self, agent_id: str, task_ids: Sequence[str], outcomes: list[Cancelled]) -> None:
+        """Ends are written, the owner is rung, and what only the agent may know is passed on to it."""
+        owner = next((outcome.owner for outcome in outcomes if outcome.owner is not None), None)
+        unknown = [task_id for task_id, o in zip(task_ids, outcomes, strict=True) if o.outcome == "unknown"]
+        with contextlib.suppress(StoreUnavailable):  # ends are owed, cancels are kept
+            await self._feeds.pay_results([outcome.entry for outcome in outcomes if outcome.entry])
+            if owner is not None:
+                await self._inbox.ring([(owner, agent_id)])
+        if owner is not None and unknown:
+            frame = messages.cancel_task(unknown[0]) if len(unknown) == 1 else messages.cancel_tasks_batch(unknown)
+            await self._inbox.send(owner, agent_id, frame)
+
+
+def _answer(outcome: Cancelled) -> dict[str, Any] | UnknownTask:
+    if outcome.outcome == "unknown" and outcome.owner is None:
+        return UnknownTask("no such task")
+    if outcome.outcome in ("unknown", "kept"):
+        return {"status": "cancelled", "source": "websocket" if outcome.owner else "pending_store"}
+    return {"status": outcome.status or "cancelled", "source": "pending_store"}
