@@ -1,0 +1,1 @@
+"""Several modules with a real Redis of their own."""

@@ -1,0 +1,1 @@
+"""What tests stand on, against a real Redis."""

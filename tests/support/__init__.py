@@ -1,0 +1,1 @@
+"""What tests stand on: killable Redis, fault proxy, simulated agents, eventually."""
