@@ -24,7 +24,17 @@ import msgspec
 from cluster import config_file, environment
 from cluster.environment import Given
 from cluster.errors import ConfigError
-from cluster.settings import HIDDEN, WITHOUT_EFFECT, Key, Redis, Settings, keys, without_url_credentials
+from cluster.settings import (
+    ASKING,
+    HIDDEN,
+    POLLING,
+    WITHOUT_EFFECT,
+    Key,
+    Redis,
+    Settings,
+    keys,
+    without_url_credentials,
+)
 
 NO_FLAGS: Final[Mapping[str, object]] = MappingProxyType({})
 _NEAR = 0.6  # of difflib's ratio
@@ -67,8 +77,9 @@ def load(path: str | None = None, *, environ: Mapping[str, str], flags: Mapping[
 def without_effect(loaded: Loaded) -> tuple[tuple[str, str], ...]:
     """Keys that were given and change nothing, each with the reason."""
     reasons = dict(WITHOUT_EFFECT)
-    if loaded.settings.control_plane.verify_registration or loaded.settings.control_plane.poll:
-        reasons = {key: reason for key, reason in reasons.items() if not key.startswith("control_plane.")}
+    plane = loaded.settings.control_plane
+    in_use = (*(ASKING if plane.verify_registration or plane.poll else ()), *(POLLING if plane.poll else ()))
+    reasons = {key: reason for key, reason in reasons.items() if key not in in_use}
     if not loaded.settings.redis.enabled:
         reasons |= dict.fromkeys(_HOW_TO_REACH_REDIS, "redis.enabled is false: the embedded Redis is used")
     elif loaded.settings.redis.url:
@@ -221,10 +232,15 @@ def _check_control_plane(settings: Settings) -> None:
     try:
         parts = urlsplit(plane.url)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_good &= re.fullmatch(r"[\x21-\x7e]+", plane.url) is not None  # it goes into a request as it is
     except ValueError:
         is_good = False
     if not is_good:
         shown = _quoted(without_url_credentials(plane.url))
         raise ConfigError(
             f"control_plane.url: {shown} is not a URL that begins with http:// or https://, and {switch} is true"
+        )
+    if re.fullmatch(r"[\x21-\x7e]*", plane.token) is None:
+        raise ConfigError(
+            f"control_plane.token: {HIDDEN} has characters that no Authorization header carries, and {switch} is true"
         )

@@ -150,10 +150,7 @@ class EmbeddedRedis:
             )
 
     def _recall(self) -> _State:
-        try:
-            return msgspec.json.decode((self._folder / "embedded.json").read_bytes(), type=_State)
-        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):  # absent, or torn by a power loss
-            return _State()
+        return _recalled(self._folder)
 
     def _remember(self) -> None:
         record = msgspec.json.encode(_State(self._binary.version, self.port))
@@ -222,6 +219,31 @@ class EmbeddedRedis:
             lines = file.read(_ROOM_BYTES).decode(errors="replace").splitlines()
             said = next((_LOG_PREFIX.sub("", line) for line in reversed(lines) if " # " in line), said)
         return said or f"it ended with exit code {process.ended.result()}"
+
+
+def running_url(data_dir: Path) -> str:
+    """Where the Redis of a data directory listens, for those who did not start it. Raises: StartError when it does not run."""
+    folder = data_dir / "redis"
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:  # held: it runs, and the port is its own
+        if port := _recalled(folder).port:
+            return f"redis://{_HOST}:{port}/0"
+    except FileNotFoundError:
+        raise StartError(
+            f"no Redis is configured, and none was ever started in the data directory {data_dir}"
+        ) from None
+    except OSError as error:
+        raise StartError(f"the data directory {data_dir} cannot be read: {error.strerror or error}") from error
+    raise StartError(f"no Redis is configured, and the one of the data directory {data_dir} does not run")
+
+
+def _recalled(folder: Path) -> _State:
+    try:
+        return msgspec.json.decode((folder / "embedded.json").read_bytes(), type=_State)
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):  # absent, or torn by a power loss
+        return _State()
 
 
 async def _ask(port: int, pid: int) -> str:

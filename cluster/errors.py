@@ -25,6 +25,14 @@ class StoreUnavailable(AgentServerError):
     """Redis is away, stalled, full or failing over. What was asked may or may not have been done."""
 
 
+class CommandFailed(AgentServerError):
+    """A command of the command line did not do what it was asked; `exit_code` says how (cluster/client/outcome.py)."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class PeerError(AgentServerError):
     """The caller did wrong; nothing was changed."""
 

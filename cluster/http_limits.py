@@ -49,6 +49,7 @@ class HttpLimits:
         75.0  # longer than load balancers keep a connection (60 s): who closes first loses no request
     )
     write_stall_s: float = 10.0
+    last_call_s: float = 0.3  # who has connected to a server that stops may send for so long what is on its way
     max_pipelined: int = 64
 
     @cached_property

@@ -14,6 +14,7 @@ Rules:
 | a head | `head_timeout_s` from the connect, or from its first byte | 408, or a close when nothing was sent |
 | a body | `body_timeout_s`, and what `min_body_bytes_per_s` allows for the bytes received | 408 |
 | the next request | `idle_timeout_s` from the end of the answer | a close |
+| a request, once the server stops | `last_call_s`: it may be on its way | a close |
 | the peer to read | `write_stall_s` without a byte leaving | an abort |
 """
 
@@ -79,6 +80,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unsent_bytes = 0  # at the timer's last look
         self._unsent_since_s = 0.0
         self._user_timeout_s = 0.0
+        self._is_last_call = False
 
     # The connection
 
@@ -98,6 +100,21 @@ class HttpProtocol(HttpToolsProtocol):
     def eof_received(self) -> None:
         if self._turn is not None or self._in_head():
             self._refuse(limit.CUT_SHORT)
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when it stops: what is under way, or comes at once, is the last that is answered here."""
+        self._is_last_call = True
+        if self._is_idle():
+            self.loop.call_later(self._limits.last_call_s, self._end_idle)
+        else:
+            super().shutdown()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _end_idle(self) -> None:
+        if self in self.connections and self._is_idle():
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -170,6 +187,8 @@ class HttpProtocol(HttpToolsProtocol):
         elif b"transfer-encoding" in names:
             self._check_coding(names)
         super().on_headers_complete()
+        if self._is_last_call:
+            self.cycle.keep_alive = False  # type: ignore[union-attr]
         if self.scope["http_version"] not in ("1.1", "1.0"):  # type: ignore[index]
             self._stop(limit.VERSION)
         if len(self.pipeline) > self._limits.max_pipelined:

@@ -108,6 +108,22 @@ class Cancelled(Struct, frozen=True):
     entry: bytes = b""
 
 
+class TaskState(Struct, frozen=True):
+    """What a record says of a task. `state`: pending, sent, running or how it ended; times in unix ms, 0 = not yet, or not known.
+
+    `ended_by` is the message that ended it: an agent's message id, or `end:<agent>:<task>` for an end of the cluster's own.
+    `is_cancel_asked`: somebody wants an open task to end.
+    """
+
+    state: str
+    attempts: int
+    created_ms: int
+    sent_ms: int
+    ended_ms: int
+    ended_by: str
+    is_cancel_asked: bool
+
+
 class Mailbox:
     """All agents' tasks."""
 
@@ -229,6 +245,19 @@ class Mailbox:
         async with self._store.session() as client:
             state = await client.hget(self._keys.task(agent_id, task_id), "state")
         return None if state is None else bytes(state).decode()
+
+    async def look(self, agent_id: str, task_id: str) -> TaskState | None:
+        """All that may be told of a task, without what it is to do; None when it is not known. Raises: StoreUnavailable."""
+        async with self._store.session() as client:
+            values = await client.hmget(
+                self._keys.task(agent_id, task_id), "state", "attempts", "created", "sent", "ended", "by", "cancel"
+            )
+        state, *times, by, cancel = values
+        if state is None:
+            return None
+        attempts, created_ms, sent_ms, ended_ms = (int(value or 0) for value in times)
+        ended_by = bytes(by or b"").decode()
+        return TaskState(bytes(state).decode(), attempts, created_ms, sent_ms, ended_ms, ended_by, cancel is not None)
 
 
 def _accepted_form(task: NewTask) -> tuple[str, str, str, str]:

@@ -23,7 +23,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -76,10 +80,10 @@ async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
     except (NoReply, OSError, TimeoutError) as error:
         raise StoreUnavailable("Redis does not answer") from error
     except ResponseError as error:
-        text = str(error)  # inside a script, Redis 6.2 puts its own words before the reason
-        if "OOM" in text:
+        text = str(error)  # inside a script, Redis 6.2 puts its own words before the reason; elsewhere the driver takes it off
+        if isinstance(error, OutOfMemoryError) or "OOM" in text:
             raise StoreUnavailable("Redis is full") from error
-        if any(word in text for word in _AWAY):
+        if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError) or any(word in text for word in _AWAY):
             await _dropped(pool)
             raise StoreUnavailable("Redis refuses writes, or is failing over") from error
         raise

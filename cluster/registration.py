@@ -1,7 +1,8 @@
 """`POST /api/agents/register`: answered by routers and nodes alike.
 
-Rules: a known token is never refused, because an agent whose registration fails stays away until its process is restarted. Redis away:
-the request is held, then 503. New agents are taken at a bounded pace an address; who comes too fast waits, then 429.
+Rules: a known token is never refused, because an agent whose registration fails stays away until its process is restarted - unless the
+control plane, where it is asked, refuses it (cluster/verification.py); its agent is not forgotten. Redis away: the request is held, then
+503. New agents are taken at a bounded pace an address; who comes too fast waits, then 429.
 """
 
 import asyncio
@@ -13,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cluster import messages, security
-from cluster.errors import BadInput, StoreUnavailable, TooManyNew, UnknownAgent
+from cluster.errors import BadInput, Refused, StoreUnavailable, TooManyNew, UnknownAgent
 from cluster.feeds import Feeds, StatusEntry, identity
 from cluster.messages import Registration
 from cluster.proxies import public_ws_base
 from cluster.redis_client import Store
 from cluster.registry import Registered, Registry
 from cluster.replies import json_reply
+from cluster.verification import Verdict, Verification, shown
 
 HOLD_S = 25.0  # the agent's client waits 30
 TELL_S = 2.0
@@ -52,12 +54,17 @@ class Pace:
 class RegistrationEndpoint:
     """The Starlette endpoint."""
 
-    def __init__(self, store: Store, registry: Registry, feeds: Feeds, *, public_url: str, is_open: bool) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, feeds: Feeds,
+        *, public_url: str, is_open: bool, verification: Verification | None = None,
+    ) -> None:  # fmt: skip
+        """`verification`: where the control plane is to be asked."""
         self._store = store
         self._registry = registry
         self._feeds = feeds
         self._public_url = public_url
         self._is_open = is_open
+        self._verification = verification
         self._pace = Pace()
         self._turns = asyncio.Semaphore(AT_ONCE)
 
@@ -85,21 +92,35 @@ class RegistrationEndpoint:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + HOLD_S
+        may_be_new: bool | None = None
         while True:
             try:
+                if may_be_new is None:
+                    may_be_new = await self._may_be_new(token, await request.body())
                 async with self._turns:
-                    return await self._register(token, body, address)
+                    return await self._register(token, body, address, may_be_new=may_be_new)
             except (StoreUnavailable, TooManyNew):
                 if loop.time() + RETRY_S > deadline or await request.is_disconnected():
                     raise
             await asyncio.sleep(RETRY_S)
 
-    async def _register(self, token: str, body: Registration, address: str) -> Registered:
+    async def _may_be_new(self, token: str, body: bytes) -> bool:
+        """Whether an unknown token makes an agent. Raises: Refused, when the control plane wants no agent with this token."""
+        if self._verification is None:
+            return self._is_open
+        async with self._turns:  # given back while the control plane thinks
+            is_known = await self._registry.is_known(token)
+        verdict = await self._verification.of(self._registry.id_of(token), shown(body, token), is_known=is_known)
+        if verdict is Verdict.REFUSED:
+            raise Refused("the control plane refuses this token")
+        return verdict is Verdict.ACCEPTED or self._is_open
+
+    async def _register(self, token: str, body: Registration, address: str, *, may_be_new: bool) -> Registered:
         name, host_id, labels, system = _profile(body)
         try:
             return await self._registry.register(token, name, host_id, labels, system, may_be_new=False)
         except UnknownAgent:
-            if not self._is_open:
+            if not may_be_new:
                 raise
         if not self._pace.allows(address, asyncio.get_running_loop().time()):
             raise TooManyNew("too many new agents from this address")

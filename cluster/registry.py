@@ -99,10 +99,14 @@ class Claim(Struct, frozen=True):
 
 
 class Contested(Struct, frozen=True):
-    """A claim that was not granted: too many takeovers, as by hosts that share a token. `address` is the holder's."""
+    """A claim that was not granted: too many takeovers, as by hosts that share a token. `address` is the holder's.
+
+    `is_first`: of those within the same 30 s.
+    """
 
     address: str
     holder: Owner
+    is_first: bool
 
 
 class Renewal(Struct, frozen=True, gc=False):
@@ -154,6 +158,14 @@ class Registry:
         """The id of the agent with this token."""
         return security.agent_id(self._store.id_key, token)
 
+    async def is_known(self, token: str) -> bool:
+        """Whether an agent has this token. Raises: Refused when it was revoked; StoreUnavailable."""
+        try:
+            await self.credentials(self.id_of(token))
+        except UnknownAgent:
+            return False
+        return True
+
     async def register(
         self, token: str, name: str, host_id: int, labels: dict[str, str], system: dict[str, Any], *, may_be_new: bool
     ) -> Registered:
@@ -190,10 +202,10 @@ class Registry:
     async def _take_host(self, host_id: int, agent_id: str) -> bool:
         """Whether the host id is now this agent's. It stays with another that is online, or was within the heartbeat timeout."""
         key = self._keys.host(str(host_id))
+        if await self._store.run("compare_and_set", [key], "", agent_id):  # it was nobody's, or is this agent's
+            return True
         async with self._store.session() as client:
             holder = (await client.get(key) or b"").decode()
-        if holder == agent_id:
-            return True
         if holder and await self._lives(holder):
             return False
         is_taken = bool(await self._store.run("compare_and_set", [key], holder, agent_id))
@@ -340,8 +352,8 @@ class Registry:
             case [b"ok", epoch, previous, incarnation, taken, unended]:
                 owner = Owner(item.node, item.boot, int(epoch))
                 return Claim(owner, Owner.parse(previous), int(incarnation), int(taken), int(unended))
-            case [b"contested", address, holder]:
-                return Contested(address.decode(), _owner(holder))
+            case [b"contested", address, holder, is_first]:
+                return Contested(address.decode(), _owner(holder), is_first == b"1")
             case [b"revoked"]:
                 return Refused("this agent was revoked")
         return UnknownAgent("no such agent")

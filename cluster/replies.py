@@ -25,8 +25,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster import errors
 from cluster.redis_client import RETRY_AFTER_S
+from cluster.refusal import BAD_PARAMETER, NOT_FOUND
 
-INTERNAL, BAD_PARAMETER, NOT_FOUND, TIMEOUT, NETWORK, NOT_CONNECTED = 1001, 1002, 1003, 1004, 2000, 2001
+INTERNAL, NOT_CONNECTED = 1001, 2001  # beside those of `cluster.refusal`
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode

@@ -284,19 +284,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         return tuple(sorted((text for text in found if len(text) >= SHORTEST_REDACTED), key=len, reverse=True))
 
 
+# How the control plane is asked, and how it is asked for tasks: they have an effect once `verify_registration` or `poll` is on.
+ASKING: Final = ("control_plane.url", "control_plane.token", "control_plane.timeout")
+POLLING: Final = ("control_plane.task_poll_interval", "control_plane.scope")
+
 # Accepted, because files of the Go server have them; what took their place here.
 WITHOUT_EFFECT: Final = MappingProxyType(
     {
-        "server.write_timeout": "a peer that does not read is closed by its write buffer, not by a clock of the response",
         "websocket.read_buffer_size": "buffers follow the frames",
         "websocket.write_buffer_size": "buffers follow the frames",
         "agent.task_queue_size": "tasks wait in Redis; tasks.max_open is the bound",
         "agent.cleanup_interval": "leases end by themselves, and are looked at every half second",
-        "control_plane.timeout": "nothing asks the control plane, unless verify_registration or poll is on",
-        "control_plane.task_poll_interval": "nothing asks the control plane, unless poll is on",
-        "control_plane.scope": "nothing asks the control plane, unless poll is on",
-        "control_plane.token": "nothing asks the control plane, unless verify_registration or poll is on",
-        "control_plane.url": "nothing asks the control plane, unless verify_registration or poll is on",
+        **dict.fromkeys(ASKING, "nothing asks the control plane, unless verify_registration or poll is on"),
+        **dict.fromkeys(POLLING, "nothing asks the control plane for tasks, unless poll is on"),
         "log_stream.buffer_size": "a busy writer batches by itself, and an acked line is in Redis",
         "log_stream.batch_size": "a busy writer batches by itself",
         "log_stream.flush_interval": "lines are written at once",

@@ -12,8 +12,10 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
-from cluster import nodes, serving, telemetry
+from cluster import nodes, serving, telemetry, verification
+from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
+from cluster.control_plane import ControlPlane
 from cluster.errors import StartError, StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
@@ -26,6 +28,8 @@ from cluster.registry import Registry
 from cluster.replies import HANDLERS, Edge
 from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
 from cluster.settings import Settings
+from cluster.verification import Verification
+from node import polling
 from node.adoption import Adoption
 from node.crew import EVENTS, NodeCrew
 from node.delivery import Courier
@@ -34,6 +38,7 @@ from node.endpoint import AgentEndpoint, no_such_path
 from node.handshake import Handshake
 from node.hub import Hub
 from node.limits import Limits
+from node.polling import Poller
 from node.presence import Presence
 from node.reports import Reports
 from node.session import Patience
@@ -82,6 +87,7 @@ class NodeProcess:
             on_mail=self._courier.ring, on_release=self._feeds.pay_offline, count=crew.count,
         )  # fmt: skip
         self._readiness = Readiness(store)
+        self._poller = self._new_poller(mailbox, inbox) if settings.control_plane.poll else None
         self._wheel = Wheel()
         self._server = serving.server(
             self._app(), serving.limits_of(settings.server), self._handshake(), serving.tls_context(settings.server)
@@ -96,6 +102,7 @@ class NodeProcess:
         register = RegistrationEndpoint(
             self._store, self._registry, self._feeds,
             public_url=settings.server.public_url, is_open=settings.auth.open_registration,
+            verification=self._verification(),
         )  # fmt: skip
         agents = AgentEndpoint(
             self._crew, self._hub, self._registry, self._presence,
@@ -111,6 +118,27 @@ class NodeProcess:
         ]
         app = Edge(Starlette(routes=routes, exception_handlers=HANDLERS))
         return TrustedProxies(app, settings.server.trusted_proxies)
+
+    def _verification(self) -> Verification | None:
+        if not self._settings.control_plane.verify_registration:
+            return None
+        asked = self._counters.tally(
+            "verifications", "Registrations shown to the control plane", "outcome", verification.OUTCOMES
+        )
+        return Verification(self._control_plane(), asked)
+
+    def _new_poller(self, mailbox: Mailbox, inbox: Inbox) -> Poller:
+        polled = self._counters.tally(
+            "polls", "What the control plane was asked for, and tasks it gave", "outcome", polling.OUTCOMES
+        )
+        return Poller(
+            self._control_plane(), self._hub, Acceptance(mailbox, self._feeds, inbox, polled), polled,
+            interval_s=self._settings.control_plane.task_poll_interval_s,
+            may_poll=lambda: not self._readiness.obstacle,
+        )  # fmt: skip
+
+    def _control_plane(self) -> ControlPlane:
+        return ControlPlane(self._settings.control_plane, self._settings.server.max_body_bytes)
 
     def _handshake(self) -> partial[Handshake]:
         config = self._settings.websocket
@@ -178,6 +206,7 @@ class NodeProcess:
             ("reports", self._reports.run()),
             ("beat", self._beat()),
             ("freeze", self._freeze()),
+            *((("polling", self._poller.run()),) if self._poller else ()),
         ]
 
     async def _beat(self) -> None:
@@ -225,7 +254,10 @@ class NodeProcess:
             adoption.stop()
         with contextlib.suppress(StoreUnavailable):
             await self._announce()
-        await drain(self._hub, self._uplink, self._presence, self._reports, DRAIN_S)
+        await asyncio.gather(
+            drain(self._hub, self._uplink, self._presence, self._reports, DRAIN_S),
+            *((self._poller.stop(),) if self._poller else ()),
+        )
         with contextlib.suppress(StoreUnavailable):
             await self._directory.leave(self._node())
 

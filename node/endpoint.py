@@ -15,8 +15,9 @@ from starlette.websockets import WebSocket
 
 from cluster import security
 from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
+from cluster.refusal import BAD_PARAMETER
 from cluster.registry import Claim, Contested, Profile, Registry
-from cluster.replies import BAD_PARAMETER, INTERNAL, error_reply, reply_to
+from cluster.replies import INTERNAL, error_reply, reply_to
 from node.hub import Hub
 from node.presence import Presence
 from node.session import Crew, Patience, Session
@@ -92,10 +93,11 @@ class AgentEndpoint:
             raise Turned(error_reply(401, BAD_PARAMETER, "wrong or no token"), "token")
         claim = await self._presence.claim(agent_id, _address(socket))
         if isinstance(claim, Contested):
-            logger.warning(
-                "two hosts seem to share one token: %s is held off, %s stays", _address(socket), claim.address,
-                extra={"agent_id": agent_id},
-            )  # fmt: skip
+            if claim.is_first:
+                logger.warning(
+                    "two hosts seem to share one token: %s is held off, %s stays", _address(socket), claim.address,
+                    extra={"agent_id": agent_id},
+                )  # fmt: skip
             raise Turned(_busy("this agent was taken over too often"), "contested")
         return profile, claim
 

@@ -36,6 +36,7 @@ class Reports:
         self._stats: deque[tuple[str, ...]] = deque(maxlen=200_000)
         self._queue: deque[tuple[float, Session]] = deque()
         self._changed: dict[Session, None] = {}
+        self._writing = asyncio.Lock()  # a drain flushes while `run` still writes
 
     # ---- from the sessions
 
@@ -94,6 +95,10 @@ class Reports:
 
     async def _write(self) -> bool:
         """Whether there was something; what Redis does not take stays until it does, or until newer reports push it out."""
+        async with self._writing:
+            return await self._write_some()
+
+    async def _write_some(self) -> bool:
         statuses = [self._statuses[n] for n in range(min(BATCH, len(self._statuses)))]
         stats = [self._stats[n] for n in range(min(BATCH, len(self._stats)))]
         try:

@@ -10,8 +10,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from cluster import nodes, serving, telemetry
+from cluster import acceptance, nodes, serving, telemetry, verification
+from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
+from cluster.control_plane import ControlPlane
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
@@ -25,6 +27,7 @@ from cluster.replies import HANDLERS, Edge
 from cluster.security import Signer
 from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
 from cluster.trimming import Trimmer
+from cluster.verification import Verification
 from router.agents import AgentCalls
 from router.handover import Handover, HandoverProtocol, Target
 from router.in_time import InTime
@@ -34,7 +37,6 @@ from router.signature import RequireSignature
 from router.tasks import TaskCalls
 
 WATCH_S = 0.5
-TASKS = ("accepted", "repeated", "refused")
 SWEPT = ("lease_expired", "task_overdue", "entry_paid", "entry_trimmed", "agent_forgotten")
 
 
@@ -45,6 +47,7 @@ class NodeWatch:
         self._directory = directory
         self._handover = handover
         self._alive: set[tuple[str, str]] = set()
+        self._machine = nodes.this_machine()
 
     async def run(self) -> None:
         """Looks, for ever."""
@@ -55,7 +58,8 @@ class NodeWatch:
 
     def _take(self, found: list[nodes.Node]) -> None:
         self._alive = {(node.id, node.boot) for node in found}
-        ready = [node for node in found if node.state == nodes.READY and node.handover]
+        here = [node for node in found if node.machine == self._machine]  # a socket is handed over inside one machine
+        ready = [node for node in here if node.state == nodes.READY and node.handover]
         self._handover.update(Target(node.id, node.handover, node.load) for node in ready)
 
     def is_alive(self, owner: Owner) -> bool:
@@ -72,7 +76,7 @@ class RouterProcess:
         self._settings = settings
         self._store = store
         self._counters = telemetry.Counters()
-        tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", TASKS)
+        tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", acceptance.OUTCOMES)
         swept = self._counters.tally("swept", "What time ended", "type", SWEPT)
         self._handover = Handover()
         self._nodes = NodeWatch(NodeDirectory(store), self._handover)
@@ -81,7 +85,9 @@ class RouterProcess:
         )
         self._feeds = Feeds(store, settings)
         inbox, mailbox = Inbox(store), Mailbox(store, settings.tasks)
-        self._task_calls = TaskCalls(self._registry, mailbox, self._feeds, inbox, tasks)
+        self._task_calls = TaskCalls(
+            self._registry, mailbox, self._feeds, inbox, Acceptance(mailbox, self._feeds, inbox, tasks)
+        )
         self._agent_calls = AgentCalls(self._registry, self._feeds, inbox, store.now_ms, self._nodes.is_alive)
         self._reaper = Reaper(
             store, self._registry, mailbox, self._feeds, inbox, Trimmer(store, settings),
@@ -114,6 +120,7 @@ class RouterProcess:
         register = RegistrationEndpoint(
             self._store, self._registry, self._feeds,
             public_url=self._settings.server.public_url, is_open=self._settings.auth.open_registration,
+            verification=self._verification(),
         )  # fmt: skip
         tasks, agents = self._task_calls, self._agent_calls
         itself = SelfCalls(is_supervised=self._options.is_supervised)
@@ -125,12 +132,23 @@ class RouterProcess:
             _post("/api/agents/{agent}/tasks/batch", tasks.post_batch),
             _post("/api/agents/{agent}/tasks/cancel/batch", tasks.cancel_batch),
             _post("/api/agents/{agent}/tasks/{task_id:path}/cancel", tasks.cancel),
+            # After the paths that look like tasks: the first that matches names the methods of a 405.
+            Route("/api/agents/{agent}/tasks/{task_id:path}", tasks.show, methods=["GET"]),
             _post("/api/agents/{agent}/control", agents.control),
             _post("/api/agents/{agent}/upgrade", agents.upgrade),
             Route("/api/metrics", agents.metrics, methods=["GET"]),
             _post("/api/self/control", itself.control),
             _post("/api/self/upgrade", itself.upgrade),
         ]
+
+    def _verification(self) -> Verification | None:
+        config = self._settings.control_plane
+        if not config.verify_registration:
+            return None
+        asked = self._counters.tally(
+            "verifications", "Registrations shown to the control plane", "outcome", verification.OUTCOMES
+        )
+        return Verification(ControlPlane(config, self._settings.server.max_body_bytes), asked)
 
     async def run(self) -> None:
         """Serves until it is told to stop. Raises: StartError."""
@@ -149,6 +167,7 @@ class RouterProcess:
                 self._readiness.is_serving = False
         finally:
             self._server.should_exit = self._admin.should_exit = True
+            self._handover.close()
             await side.ended("server", serving.STOP_S)  # what was asked is still answered
             await side.cancel()
             await self._store.close()

@@ -4,7 +4,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.replies import BAD_PARAMETER, error_reply
+from cluster.refusal import BAD_PARAMETER
+from cluster.replies import error_reply
 from cluster.security import Signer
 
 UNSIGNED = frozenset(("/api/agents/register", "/api/agents/register/"))

@@ -1,27 +1,28 @@
-"""The control plane's calls about tasks: post one or a batch, cancel one or many.
+"""The control plane's calls about tasks: post one or a batch, show one, cancel one or many.
 
-Rules: what is answered 200 is in the mailbox; a repeated call changes nothing and is answered as the first one was. The doorbell comes
-after the mailbox and may be lost.
+Rules: what is answered 200 is in the mailbox; a repeated call changes nothing and is answered as the first one was
+(cluster/acceptance.py).
 """
 
-import asyncio
 import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cluster import messages
-from cluster.batching import Batcher
-from cluster.errors import BadInput, MailboxFull, PeerError, StoreUnavailable, TaskConflict, UnknownAgent, UnknownTask
+from cluster.acceptance import Acceptance
+from cluster.errors import BadInput, StoreUnavailable, UnknownAgent, UnknownTask
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
-from cluster.mailbox import Accepted, Cancelled, Mailbox, Post
+from cluster.mailbox import Cancelled, Mailbox, Post, TaskState
 from cluster.messages import CancelBatch
-from cluster.registry import Owner, Registry
+from cluster.registry import Registry
 from cluster.replies import json_reply
 
 CANCELS = 1000  # in one script call
@@ -33,18 +34,13 @@ class TaskCalls:
     """Starlette endpoints."""
 
     def __init__(
-        self, registry: Registry, mailbox: Mailbox, feeds: Feeds, inbox: Inbox, counts: dict[str, int]
+        self, registry: Registry, mailbox: Mailbox, feeds: Feeds, inbox: Inbox, acceptance: Acceptance
     ) -> None:
         self._registry = registry
         self._mailbox = mailbox
         self._feeds = feeds
         self._inbox = inbox
-        self._counts = counts
-        self._posts: Batcher[Post, Accepted | UnknownAgent | MailboxFull | TaskConflict] = Batcher(
-            "enqueue", mailbox.enqueue, weigh=lambda post: sum(len(task.json) for task in post.tasks)
-        )
-        self._rings: Batcher[tuple[Owner, str], None] = Batcher("ring", self._ring)
-        self._expected: Batcher[Sequence[str], None] = Batcher("expect", self._expect)
+        self._acceptance = acceptance
 
     # ---- accepting
 
@@ -52,39 +48,30 @@ class TaskCalls:
         """One task."""
         agent_id = await self._registry.resolve(request.path_params["agent"])
         task = messages.new_task(await request.body())
-        accepted = await self._accept(Post(agent_id, "", [task]))
+        accepted = await self._acceptance.accept(Post(agent_id, "", [task]))
         return json_reply({"task_id": task.id, "agent_id": agent_id, "status": accepted.status})
 
     async def post_batch(self, request: Request) -> Response:
         """Many tasks for one agent: all or none."""
         agent_id = await self._registry.resolve(request.path_params["agent"])
         tasks = messages.new_tasks(await request.body())
-        accepted = await self._accept(Post(agent_id, f"batch:{secrets.token_hex(8)}", tasks))
+        accepted = await self._acceptance.accept(Post(agent_id, f"batch:{secrets.token_hex(8)}", tasks))
         ids = [task.id for task in tasks]
         return json_reply({"task_ids": ids, "agent_id": agent_id, "status": accepted.status, "count": len(ids)})
 
-    async def _accept(self, post: Post) -> Accepted:
-        outcome = await self._posts.submit(post)
-        if isinstance(outcome, PeerError):
-            self._counts["refused"] += len(post.tasks)
-            raise outcome
-        self._counts["accepted"] += outcome.new
-        self._counts["repeated"] += len(post.tasks) - outcome.new
-        counting = self._expected.submit([task.id for task in post.tasks])
-        if outcome.owner is None:
-            await counting
-        else:
-            await asyncio.gather(self._rings.submit((outcome.owner, post.agent_id)), counting)
-        return outcome
+    # ---- looking
 
-    async def _ring(self, owners: list[tuple[Owner, str]]) -> list[None]:
-        with contextlib.suppress(StoreUnavailable):  # renewal finds the mail
-            await self._inbox.ring(list(dict.fromkeys(owners)))
-        return [None] * len(owners)
-
-    async def _expect(self, posts: list[Sequence[str]]) -> list[None]:
-        await self._feeds.expect([task_id for post in posts for task_id in post])
-        return [None] * len(posts)
+    async def show(self, request: Request) -> Response:
+        """One task: its state, how often and when it was sent, what ended it."""
+        agent_id = await self._registry.resolve(request.path_params["agent"])
+        task_id = request.path_params["task_id"]
+        if task_id in ("batch", "cancel/batch") or task_id.endswith("/cancel"):  # paths of calls that are POST alone
+            raise HTTPException(405, headers={"Allow": "POST"})
+        messages.checked_task_id(task_id, "task_id")
+        task = await self._mailbox.look(agent_id, task_id)
+        if task is None:
+            raise UnknownTask("no such task")
+        return json_reply({"task_id": task_id, "agent_id": agent_id, **_shown(task)})
 
     # ---- cancelling
 
@@ -154,3 +141,19 @@ def _answer(outcome: Cancelled) -> dict[str, Any] | UnknownTask:
     if outcome.outcome in ("unknown", "kept"):
         return {"status": "cancelled", "source": "websocket" if outcome.owner else "pending_store"}
     return {"status": outcome.status or "cancelled", "source": "pending_store"}
+
+
+def _shown(task: TaskState) -> dict[str, Any]:
+    return {
+        "status": task.state,
+        "attempts": task.attempts,
+        "created_at": _rfc3339(task.created_ms),
+        "sent_at": _rfc3339(task.sent_ms),
+        "ended_at": _rfc3339(task.ended_ms),
+        "ended_by": task.ended_by,
+        "cancel_requested": task.is_cancel_asked,
+    }
+
+
+def _rfc3339(at_ms: int) -> str | None:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z" if at_ms else None

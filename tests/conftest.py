@@ -3,6 +3,7 @@
 `redis_server` is shared by the tests of a run and empty when a test gets it; nobody may stop, pause or configure it.
 `killable_redis` belongs to one test, which may do anything to it. A test that needs one version only says so with
 `@pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)`.
+`say` prints a line at the end of the run: what was measured, and how much was looked at where nothing was found.
 The folder of a test decides its marker.
 """
 
@@ -18,6 +19,7 @@ import uvloop
 
 from tests.support.redis_server import RedisServer, Version
 from tests.support.required_redis import require_redis
+from tests.support.said import Say, sayer, tell
 
 MARKERS = {"contract": "redis", "integration": "redis", "acceptance": "e2e", "faults": "fault", "bench": "bench"}
 
@@ -41,6 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    tell(terminalreporter, config)
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Say:
+    return sayer(request.config, request.node.name)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 -- KEYS  1 owners  2 deadlines  3 agents  then for each item: agent, lease, mail
 -- ARGV  1 items: [id, node, boot, address, '1' = whatever the takeovers]  2 lease ms  3 forget ms  4 takeovers allowed in 30 s, 0 = any number
 -- Returns for each item {'ok', epoch, owner before or '', incarnation, taken, open tasks up to it},
---         {'contested', address, owner before}, {'unknown'} or {'revoked'}
+--         {'contested', address, owner before, '1' if the first in these 30 s}, {'unknown'} or {'revoked'}
 --@include _time
 local function claim(agent, lease, mail, id, node, boot, address, force)
   local p = redis.call('HMGET', agent, 'token_hash', 'revoked', 'epoch', 'incarnation', 'taken', 'takeovers', 'takeover_at', 'address')
@@ -13,7 +13,10 @@ local function claim(agent, lease, mail, id, node, boot, address, force)
   if owner and redis.call('EXISTS', lease) == 1 then
     if now_ms - since > 30000 then takeovers, since = 0, now_ms end
     takeovers = takeovers + 1
-    if force ~= '1' and ARGV[4] ~= '0' and takeovers > tonumber(ARGV[4]) then return {'contested', p[8] or '', owner} end
+    if force ~= '1' and ARGV[4] ~= '0' and takeovers > tonumber(ARGV[4]) then
+      redis.call('HSET', agent, 'takeovers', takeovers, 'takeover_at', int(since))
+      return {'contested', p[8] or '', owner, takeovers == ARGV[4] + 1 and '1' or '0'}
+    end
   end
   local epoch = int(math.max(tonumber(p[3] or 0) + 1, now_ms))
   local mine = node .. ':' .. boot .. ':' .. epoch

@@ -16,7 +16,7 @@ async def make_core(redis_server: RedisServer, redis_prefix: str) -> AsyncIterat
     made: list[Core] = []
 
     async def make(**sections: object) -> Core:
-        core = Core(redis_server.url, redis_prefix, **sections)
+        core = Core(redis_server.url, redis_prefix, **sections)  # type: ignore[arg-type]
         made.append(core)
         await core.start()
         return core
@@ -30,3 +30,12 @@ async def make_core(redis_server: RedisServer, redis_prefix: str) -> AsyncIterat
 async def core(make_core: MakeCore) -> Core:
     """A process of the defaults."""
     return await make_core()
+
+
+@pytest.fixture
+async def killable_core(killable_redis: RedisServer, redis_prefix: str) -> AsyncIterator[Core]:
+    """A process of the defaults on a Redis that the test may harm."""
+    core = Core(killable_redis.url, redis_prefix)
+    await core.start()
+    yield core
+    await core.close()

@@ -23,7 +23,9 @@ RESULT_FIELDS = {
 HOSTS = ("total_hosts", "success_hosts", "failed_hosts", "running_hosts", "pending_hosts", "progress")
 
 
-async def append(core: Core, task_id: str, status: str = "success", message_id: str = "", **more: str) -> dict[str, str]:
+async def append(
+    core: Core, task_id: str, status: str = "success", message_id: str = "", **more: str
+) -> dict[str, str]:
     """The newest entry of the results feed after this one was appended."""
     await core.feeds.append_results([a_result("agent-1", task_id, status, message_id=message_id, **more)])
     found: dict[str, str] = (await core.redis.xrevrange("agent_results", count=1))[0][1]
@@ -273,7 +275,11 @@ async def test_a_line_is_stored_as_it_is(core: Core, content: str) -> None:
 
 
 def a_status(kind: str, epoch: int, status: str = "", agent_id: str = "agent-1") -> StatusEntry:
-    fields = (*identity(agent_id, "web", "7"), "status", status or {"on": "online", "off": "offline"}.get(kind, "active"))
+    fields = (
+        *identity(agent_id, "web", "7"),
+        "status",
+        status or {"on": "online", "off": "offline"}.get(kind, "active"),
+    )
     return StatusEntry(agent_id, str(epoch), kind, fields)
 
 
@@ -547,10 +553,9 @@ async def test_scripts_that_redis_forgets_are_given_to_it_again(core: Core) -> N
 
 
 async def test_a_redis_that_was_killed_has_what_it_acknowledged_and_writes_nothing_twice(
-    killable_redis: RedisServer, redis_prefix: str
+    killable_redis: RedisServer, killable_core: Core
 ) -> None:
-    core = Core(killable_redis.url, redis_prefix)
-    await core.start()
+    core = killable_core
     holder = await core.connected()
     await core.post(holder.agent_id, "t1", "t2", "t3")
     await core.take(holder)
@@ -572,7 +577,6 @@ async def test_a_redis_that_was_killed_has_what_it_acknowledged_and_writes_nothi
     await eventually(repeated)
     assert await core.ends() == {"t1": ["success"], "t2": ["success"], "t3": ["success"]}
     assert str(await core.registry.owner(holder.agent_id)) == holder.owner
-    await core.close()
 
 
 async def test_a_feed_that_was_deleted_is_made_again(core: Core) -> None:

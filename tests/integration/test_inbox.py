@@ -73,9 +73,7 @@ async def test_a_reader_hears_a_note_as_it_comes(node: Core) -> None:
     assert (await asyncio.wait_for(reading, 5))[1] == [Note("ring", "agent-1")]
 
 
-async def test_a_reader_of_nothing_comes_back_with_the_same_place(
-    node: Core, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reader_of_nothing_comes_back_with_the_same_place(node: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox_module, "BLOCK_MS", 10)
     last, _ = await node.inbox.read("n1", "0")
     assert await node.inbox.read("n1", last) == (last, [])
@@ -92,7 +90,7 @@ async def test_nothing_is_put_into_the_inbox_of_a_node_that_is_gone(core: Core) 
 async def test_a_new_process_does_not_read_what_was_meant_for_its_predecessor(node: Core) -> None:
     await node.inbox.ring([(OWNER, "agent-1")])
     await node.redis.delete(node.keys.node("n1"))
-    assert await node.nodes.announce(Node("n1", "boot-2", READY))
+    await node.nodes.enter(Node("n1", "boot-2", READY))
     await node.inbox.ring([(OWNER, "agent-2")])
     assert [note.agent_id for note in await notes(node)] == ["agent-2"]
 

@@ -8,11 +8,23 @@ from typing import Any
 
 import pytest
 
-from cluster import mailbox as mailbox_module
 from cluster import settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
 from cluster.feeds import RECORD_MS
-from cluster.mailbox import APPEND, OPEN, TAKE_BYTES, TAKE_TASKS, UNKNOWN, UNSAID_WORK_S, Cancelled, Delivery, Resumed, Take
+from cluster.mailbox import (
+    APPEND,
+    OPEN,
+    TAKE_BYTES,
+    TAKE_TASKS,
+    UNKNOWN,
+    UNSAID_WORK_S,
+    Cancelled,
+    Delivery,
+    Post,
+    Resumed,
+    Take,
+)
+from cluster.messages import NewTask
 from cluster.registry import Owner
 from tests.integration.conftest import MakeCore
 from tests.integration.core import Core, Holder, a_post, a_result, ids, said, together
@@ -49,9 +61,9 @@ async def ttl_ms(core: Core, agent_id: str, task_id: str) -> int:
     return int(await core.redis.pttl(core.keys.task(agent_id, task_id)))
 
 
-def entries(owed: list[bytes]) -> list[tuple[str, str, str, str, str]]:
+def entries(owed: list[bytes]) -> list[tuple[str, ...]]:
     """(task, status, exit code, message, error code) of results that are owed."""
-    return [tuple(json.loads(raw)[1:6]) for raw in owed]  # type: ignore[misc]
+    return [tuple(json.loads(raw)[1:6]) for raw in owed]
 
 
 async def resume(core: Core, holder: Holder, phase: str, **more: Any) -> Resumed:
@@ -182,16 +194,20 @@ async def test_of_the_same_task_posted_at_once_everywhere_one_is_new(make_core: 
 
 
 async def test_a_task_keeps_its_bytes(core: Core) -> None:
-    text = '{ "id":"t1", "command":"caf\\u00e9 \u00e9\\n\\u0000",\n "env": {}, "args": [], "x": 12345678901234567890.50 }'
+    text = (
+        '{ "id":"t1", "command":"caf\\u00e9 \u00e9\\n\\u0000",\n "env": {}, "args": [], "x": 12345678901234567890.50 }'
+    )
     holder = await core.connected()
-    tasks = mailbox_module.NewTask("t1", text, 0)
-    await core.mailbox.enqueue([mailbox_module.Post(holder.agent_id, "", [tasks])])
+    tasks = NewTask("t1", text, 0)
+    await core.mailbox.enqueue([Post(holder.agent_id, "", [tasks])])
     delivery = await core.deliver(holder)
     assert delivery is not None
     assert delivery.tasks[0].json == text.encode()
 
 
-@pytest.mark.parametrize("task_id", ["a:b", "{s9}", "t'1", 'quote"back\\', "ü 任務", "*", "x" * 200, "-1", "0", "end:a:b"])
+@pytest.mark.parametrize(
+    "task_id", ["a:b", "{s9}", "t'1", 'quote"back\\', "ü 任務", "*", "x" * 200, "-1", "0", "end:a:b"]
+)
 async def test_any_task_id_lives_its_whole_life(core: Core, task_id: str) -> None:
     holder = await core.connected()
     await core.post(holder.agent_id, task_id)
@@ -318,7 +334,11 @@ async def test_a_take_is_bounded_by_bytes_but_for_its_last_task(core: Core) -> N
     for n in range(5):
         await core.post(holder.agent_id, f"t{n}", command=half)
     deliveries = [await core.deliver(holder) for _ in range(3)]
-    assert [[ids(d.tasks), d.more] for d in deliveries if d] == [[["t0", "t1"], True], [["t2", "t3"], True], [["t4"], False]]
+    assert [[ids(d.tasks), d.more] for d in deliveries if d] == [
+        [["t0", "t1"], True],
+        [["t2", "t3"], True],
+        [["t4"], False],
+    ]
 
 
 async def test_a_batch_is_handed_out_in_one_piece_however_large(core: Core) -> None:
@@ -634,7 +654,9 @@ async def test_a_cancel_whose_reply_was_lost_is_told_again(core: Core) -> None:
     holder = await handed(core, "t1")
     await core.mailbox.cancel(holder.agent_id, ["t1"])
     ask = Take(holder.agent_id, holder.owner, holder.cursor, "0")
-    assert [d and d.cancelled for d in (*await core.mailbox.take([ask]), *await core.mailbox.take([ask]))] == [["t1"]] * 2
+    assert [d and d.cancelled for d in (*await core.mailbox.take([ask]), *await core.mailbox.take([ask]))] == [
+        ["t1"]
+    ] * 2
 
 
 async def test_a_task_that_has_ended_is_not_cancelled(core: Core) -> None:

@@ -1,6 +1,10 @@
 """The directory of nodes: who lives is in it, one process a name, and who is dead is not taken for alive."""
 
 import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -20,21 +24,33 @@ OWNER = Owner("n1", "boot-1", 7)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beats, lives and waits, twenty times as fast."""
-    monkeypatch.setattr(nodes_module, "BEAT_S", 0.05)
-    monkeypatch.setattr(nodes_module, "ALIVE_MS", 200)
-    monkeypatch.setattr(nodes_module, "RETRY_S", 0.01)
+    """Beats, lives and waits, five times as fast."""
+    monkeypatch.setattr(nodes_module, "BEAT_S", 0.2)
+    monkeypatch.setattr(nodes_module, "ALIVE_MS", 800)
+    monkeypatch.setattr(nodes_module, "RETRY_S", 0.04)
 
 
 def another(node: Node = NODE, **changes: object) -> Node:
     return msgspec.structs.replace(node, **changes)
 
 
-async def beating(core: Core, node: Node) -> None:
-    """Says that it lives, until it is cancelled."""
-    while True:
-        assert await core.nodes.announce(node)
-        await asyncio.sleep(nodes_module.BEAT_S)
+@asynccontextmanager
+async def beating(core: Core, node: Node) -> AsyncIterator[None]:
+    """The node says that it lives, again and again."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(nodes_module.BEAT_S)
+            assert await core.nodes.announce(node)
+
+    assert await core.nodes.announce(node)
+    living = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        living.cancel()
+        (ended,) = await asyncio.gather(living, return_exceptions=True)
+    assert isinstance(ended, asyncio.CancelledError)
 
 
 # ---- announcing ----
@@ -91,11 +107,10 @@ async def test_a_second_process_does_not_get_the_name_of_a_living_one(core: Core
 
 @pytest.mark.usefixtures("quick")
 async def test_a_second_process_with_a_living_id_is_refused_in_one_clear_line(core: Core) -> None:
-    living = asyncio.create_task(beating(core, NODE))
-    with pytest.raises(StartError, match="n1 belongs to another live process"):
-        await core.nodes.enter(another(boot="boot-2"))
-    living.cancel()
-    assert await core.nodes.all() == [NODE]
+    async with beating(core, NODE):
+        with pytest.raises(StartError, match="n1 belongs to another live process"):
+            await core.nodes.enter(another(boot="boot-2"))
+        assert await core.nodes.all() == [NODE]
 
 
 @pytest.mark.usefixtures("quick")
@@ -105,6 +120,28 @@ async def test_a_process_waits_for_the_name_of_one_that_died(core: Core) -> None
     assert [node.boot for node in await core.nodes.all()] == ["boot-2"]
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_process_does_not_wait_for_one_of_its_machine_that_it_sees_dead(core: Core) -> None:
+    dead = await asyncio.create_subprocess_exec("true")
+    await dead.wait()
+    await core.nodes.announce(another(machine="m1", pid=dead.pid))
+    left_ms = await core.redis.pttl(core.keys.node("n1"))
+    await core.nodes.enter(another(boot="boot-2", machine="m1", pid=os.getpid()))
+    assert left_ms > 500
+    assert [node.boot for node in await core.nodes.all()] == ["boot-2"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("machine", ["m1", "m2", ""])
+async def test_a_process_of_that_machine_that_lives_or_one_elsewhere_is_not_taken_for_dead(
+    core: Core, machine: str
+) -> None:
+    pid = os.getpid() if machine == "m1" else 2**22 - 1
+    async with beating(core, another(machine=machine, pid=pid)):
+        with pytest.raises(StartError):
+            await core.nodes.enter(another(boot="boot-2", machine="m1" if machine else "", pid=os.getpid()))
+
+
 async def test_of_many_processes_at_once_one_gets_the_name(make_core: MakeCore) -> None:
     cores = [await make_core() for _ in range(4)]
     got = await together(*(core.nodes.announce(another(boot=f"boot-{n}")) for n, core in enumerate(cores * 5)))
@@ -112,17 +149,14 @@ async def test_of_many_processes_at_once_one_gets_the_name(make_core: MakeCore) 
 
 
 @pytest.mark.usefixtures("quick")
-async def test_entering_waits_for_a_redis_that_is_away(killable_redis: RedisServer, redis_prefix: str) -> None:
-    core = Core(killable_redis.url, redis_prefix)
-    await core.start()
+async def test_entering_waits_for_a_redis_that_is_away(killable_redis: RedisServer, killable_core: Core) -> None:
     killable_redis.kill()
-    entering = asyncio.create_task(core.nodes.enter(NODE))
+    entering = asyncio.create_task(killable_core.nodes.enter(NODE))
     with pytest.raises(StoreUnavailable):
-        await core.nodes.announce(NODE)
+        await killable_core.nodes.announce(NODE)
     assert not entering.done()
     killable_redis.start()
     await asyncio.wait_for(entering, 10)
-    await core.close()
 
 
 # ---- leaving ----
@@ -157,10 +191,8 @@ async def test_leaving_twice_is_fine(core: Core) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_a_node_that_beats_is_beating(core: Core) -> None:
-    living = asyncio.create_task(beating(core, NODE))
-    await core.nodes.announce(NODE)
-    assert await core.nodes.is_beating(OWNER)
-    living.cancel()
+    async with beating(core, NODE):
+        assert await core.nodes.is_beating(OWNER)
 
 
 @pytest.mark.usefixtures("quick")
@@ -171,10 +203,8 @@ async def test_a_node_that_died_a_moment_ago_is_not_beating(core: Core) -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_another_process_of_the_name_is_not_the_claims(core: Core) -> None:
-    living = asyncio.create_task(beating(core, another(boot="boot-2")))
-    await core.nodes.announce(another(boot="boot-2"))
-    assert not await core.nodes.is_beating(OWNER)
-    living.cancel()
+    async with beating(core, another(boot="boot-2")):
+        assert not await core.nodes.is_beating(OWNER)
 
 
 async def test_a_node_that_was_never_there_is_not_beating(core: Core) -> None:
@@ -184,19 +214,15 @@ async def test_a_node_that_was_never_there_is_not_beating(core: Core) -> None:
 # ---- a full Redis ----
 
 
-async def test_a_node_of_a_full_redis_lives_on(killable_redis: RedisServer, redis_prefix: str) -> None:
+async def test_a_node_of_a_full_redis_lives_on(killable_redis: RedisServer, killable_core: Core) -> None:
     """Full is not dead: routers would have nowhere to send agents to."""
-    core = Core(killable_redis.url, redis_prefix)
-    await core.start()
+    core = killable_core
     await core.nodes.announce(NODE)
     await core.redis.pexpire(core.keys.node("n1"), 1000)
     assert killable_redis.command("CONFIG", "SET", "maxmemory", "1") == b"+OK"
     with pytest.raises(StoreUnavailable, match="full"):
         await core.agent()
-    try:
+    with contextlib.suppress(StoreUnavailable):
         await core.nodes.announce(another(load=6))
-    except StoreUnavailable:
-        pass
     assert await core.redis.pttl(core.keys.node("n1")) > 1000
-    assert [node.id for node in await core.nodes.all()] == ["n1"]
-    await core.close()
+    assert [(node.id, node.load) for node in await core.nodes.all()] == [("n1", 6)]

@@ -32,7 +32,9 @@ from tests.integration.core import Core, Holder, a_post, together
 from tests.support.eventually import eventually
 
 TIMEOUT_MS = 60_000
-SHORT = settings.Agent(heartbeat_timeout_s=0.2)  # shorter than the configuration allows, so that leases end within a test
+SHORT = settings.Agent(
+    heartbeat_timeout_s=0.2
+)  # shorter than the configuration allows, so that leases end within a test
 AGES = settings.Agent().forget_after_s
 
 
@@ -130,7 +132,9 @@ async def test_what_is_no_number_is_an_agents_id(core: Core, reference: str) -> 
     assert await core.registry.resolve(reference) == reference
 
 
-@pytest.mark.parametrize("reference", ["", "x" * 65, "9" * 5000, "a:b", "a/b", "{s0}", "a*", "a\n", "\u0667", "ä", "a b"], ids=ascii)
+@pytest.mark.parametrize(
+    "reference", ["", "x" * 65, "9" * 5000, "a:b", "a/b", "{s0}", "a*", "a\n", "\u0667", "ä", "a b"], ids=ascii
+)
 async def test_what_is_neither_is_refused(core: Core, reference: str) -> None:
     with pytest.raises(BadInput):
         await core.registry.resolve(reference)
@@ -274,7 +278,7 @@ async def test_an_epoch_never_repeats_even_when_redis_came_back_empty(core: Core
     for _ in range(3):
         epochs += [(await core.claim(agent_id)).owner.epoch for _ in range(3)]
         await core.redis.flushall()
-        await core.registry.put_back(profile)
+        await core.registry.put_back([profile])
     assert epochs == sorted(set(epochs))
 
 
@@ -319,6 +323,14 @@ async def test_more_than_three_takeovers_in_30_s_hold_the_newcomer_off(core: Cor
     assert (contested.address, contested.holder.node) == ("address of n1", "n1")
     assert await core.registry.owner(agent_id) == contested.holder
     assert isinstance(await bid(core, agent_id, "n2"), Contested)
+
+
+async def test_the_first_one_held_off_in_30_s_is_told_apart_so_that_it_is_logged_once(core: Core) -> None:
+    agent_id = await core.agent()
+    contested = [await taken_over(core, agent_id), *[await bid(core, agent_id, "n2") for _ in range(3)]]
+    await core.redis.hset(core.keys.of_agent("agent", agent_id), "takeover_at", core.store.now_ms() - 30_100)
+    contested += [await bid(core, agent_id, f"n{n}") for n in range(5)]
+    assert [c.is_first for c in contested if isinstance(c, Contested)] == [True, False, False, False, True, False]
 
 
 async def test_after_30_s_a_takeover_is_granted_again(core: Core) -> None:
@@ -640,7 +652,7 @@ async def test_agents_are_listed_and_counted(core: Core) -> None:
 
 async def test_profiles_come_in_the_order_asked_for_also_over_many_pages(core: Core) -> None:
     agents = [await core.agent(f"token-{n}", name=f"web-{n}") for n in range(3)]
-    asked = (agents + ["nobody"]) * (PAGE // 2)
+    asked = ([*agents, "nobody"]) * (PAGE // 2)
     found = await core.registry.profiles(asked)
     assert [profile.name if profile else None for profile in found] == ["web-0", "web-1", "web-2", None] * (PAGE // 2)
 
@@ -708,8 +720,7 @@ async def test_a_revoked_session_that_was_not_told_is_found_by_renewal_and_does_
     assert profile is not None
     await core.registry.revoke(holder.agent_id)
     assert await renew(core, holder) == REVOKED
-    with pytest.raises(Refused):
-        await core.registry.put_back(profile)
+    await core.registry.put_back([profile])
     assert await core.registry.profile(holder.agent_id) is None
     with pytest.raises(UnknownAgent):
         await core.registry.resolve("7")
@@ -723,7 +734,7 @@ async def test_an_agent_is_put_back_into_an_empty_redis_as_it_was(core: Core) ->
     profile = await core.registry.profile(agent_id)
     assert profile is not None
     await core.redis.flushall()
-    await core.registry.put_back(profile)
+    await core.registry.put_back([profile])
     assert await core.registry.profile(agent_id) == profile
     assert await core.registry.credentials(agent_id) == profile
     assert await core.registry.resolve("7") == agent_id
@@ -737,7 +748,7 @@ async def test_a_process_that_lived_through_it_keeps_the_ids(make_core: MakeCore
     profile = await living.registry.profile(agent_id)
     assert profile is not None
     await living.redis.flushall()
-    await living.registry.put_back(profile)
+    await living.registry.put_back([profile])
     newcomer = await make_core()
     assert (await register(newcomer)).id == agent_id
 
@@ -750,7 +761,7 @@ async def test_a_registration_that_came_first_is_not_overwritten_in_what_it_coun
     await core.store.agree()
     for _ in range(3):
         await core.agent()
-    await core.registry.put_back(profile)
+    await core.registry.put_back([profile])
     found = await core.registry.profile(agent_id)
     assert found is not None
     assert found.incarnation == 3

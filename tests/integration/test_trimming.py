@@ -58,7 +58,9 @@ async def pending(core: Core, group: str) -> int:
 # ---- results ----
 
 
-@pytest.mark.parametrize(("entries", "keep", "oldest"), [(50, 20, 31), (20, 20, 1), (5, 20, 1), (21, 20, 2), (30, 1, 30)])
+@pytest.mark.parametrize(
+    ("entries", "keep", "oldest"), [(50, 20, 31), (20, 20, 1), (5, 20, 1), (21, 20, 2), (30, 1, 30)]
+)
 async def test_without_groups_the_newest_are_kept(make_core: MakeCore, entries: int, keep: int, oldest: int) -> None:
     core, trimmer = await trimmed(make_core, entries, keep)
     assert await trimmer.trim() == oldest - 1

@@ -28,7 +28,7 @@ from tests.support.go_wire import ENDS
 from tests.support.history import ConnectionHistory, History, MessageHistory, TaskHistory
 from tests.support.recorder import AnyEvent, Delivered, Entry
 
-_NEVER_SENT = "expired before delivery"
+_NEVER_SENT = frozenset({"expired before delivery", "cancelled before delivery"})
 _ANSWERED = {"results": "task_result", "logs": "log"}
 
 
@@ -128,7 +128,7 @@ class _Judge:
         if len(task.runs) > self.rules.max_runs:
             where = ", ".join(f"{run.agent}#{run.incarnation}" for run in task.runs)
             yield f"ran again: task {task_id} ran {len(task.runs)} times, on {where}"
-        never_sent = [entry for entry in task.ends if _NEVER_SENT in entry.fields.get("error_msg", "")]
+        never_sent = [entry for entry in task.ends if entry.fields.get("error_msg") in _NEVER_SENT]
         if never_sent and task.runs:
             yield f"ran again: task {task_id} ran, and {_named(never_sent[0])} says it was never delivered"
 

@@ -23,6 +23,7 @@ from tests.support.http_client import HttpClient, NoAnswer
 from tests.support.ports import free_port
 from tests.support.spawned import spawn
 
+Role = Literal["node", "router"]
 _OURS = ("AGENT_SERVER_", "CONTROL_PLANE_", "AUTH_", "LOGGING_")
 
 
@@ -31,7 +32,7 @@ class ServiceProcess:
 
     def __init__(
         self,
-        role: Literal["node", "router"],
+        role: Role,
         folder: Path,
         *,
         redis_url: str,

@@ -249,6 +249,18 @@ def test_a_bad_value_of_a_flag_says_so() -> None:
             "control_plane: {poll: true, url: 'http://[a'}",
             "control_plane.url: 'http://[a' is not a URL that begins with http://",
         ),
+        (
+            "control_plane: {verify_registration: true}",
+            "control_plane.url: '' is not a URL that begins with http:// or https://, and control_plane.verify_regist",
+        ),
+        (
+            'control_plane: {poll: true, url: "http://a/b c"}',
+            "control_plane.url: 'http://a/b c' is not a URL that begins with http://",
+        ),
+        (
+            'control_plane: {poll: true, url: "http://a", token: "x y"}',
+            "control_plane.token: *** has characters that no Authorization header carries, and control_plane.poll is",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(text: str, said: str) -> None:
@@ -372,6 +384,24 @@ def test_the_control_plane_s_keys_have_an_effect_once_it_is_asked() -> None:
     text = "control_plane: {url: 'http://a', poll: %s}"
     assert [key for key, _ in without_effect(from_file(text % "false"))] == ["control_plane.url"]
     assert without_effect(from_file(text % "true")) == ()
+
+
+@pytest.mark.parametrize(
+    ("switch", "idle"),
+    [
+        ("scope: eu", {*settings.ASKING, *settings.POLLING}),
+        ("verify_registration: true", set(settings.POLLING)),
+        ("poll: true", set()),
+        ("poll: true, verify_registration: true", set()),
+    ],
+)
+def test_each_of_its_keys_has_an_effect_with_the_switch_that_reads_it(switch: str, idle: set[str]) -> None:
+    plane = {name for name, key in settings.keys().items() if key.section == "control_plane"}
+    assert plane == {*settings.ASKING, *settings.POLLING, "control_plane.verify_registration", "control_plane.poll"}
+    text = "{%s, url: 'http://a', token: t, timeout: 5s, task_poll_interval: 5s, %s}"
+    scope = "" if "scope" in switch else "scope: eu"
+    loaded = from_file("control_plane: " + text % (switch, scope))
+    assert {key for key, _ in without_effect(loaded)} == idle
 
 
 def test_what_a_url_or_the_embedded_redis_replaces_is_told() -> None:

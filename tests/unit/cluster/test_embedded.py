@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.embedded import EmbeddedRedis
+from cluster.embedded import EmbeddedRedis, running_url
 from cluster.errors import StartError
 from cluster.process import Process
 from cluster.redis_binary import Binary, find_binary
@@ -252,3 +252,13 @@ async def test_a_start_that_is_given_up_leaves_no_redis_behind(data_dir: Path, f
     with contextlib.suppress(asyncio.CancelledError):
         await (await starting).stop(10)  # it was faster
     await eventually(lambda: [child for child in children_of(os.getpid()) if str(first_port) in " ".join(child.argv)])
+
+
+async def test_others_find_it_while_it_runs_and_are_told_when_it_does_not(data_dir: Path, first_port: int) -> None:
+    with pytest.raises(StartError, match="none was ever started in the data directory"):
+        running_url(data_dir)
+    redis = EmbeddedRedis(data_dir, of("7.0"), first_port)
+    async with running(redis):
+        assert running_url(data_dir) == redis.url
+    with pytest.raises(StartError, match="does not run"):
+        running_url(data_dir)

@@ -36,7 +36,7 @@ def test_the_example_says_what_each_key_means_and_its_default() -> None:
         assert written.split(":")[0].strip() == key.name.partition(".")[2]
         assert re.search(r"default ", comment), line
         assert ("[secret]" in comment) == key.is_secret, line
-        is_idle = key.name in settings.WITHOUT_EFFECT and key.section != "control_plane"
+        is_idle = key.name in settings.WITHOUT_EFFECT and key.name not in (*settings.ASKING, *settings.POLLING)
         assert ("[no effect]" in comment) == is_idle, line
 
 

@@ -8,7 +8,10 @@ from typing import Any, cast
 from node.limits import Limits
 from node.socket import Link
 from node.wheel import Wheel
-from tests.unit.node.frame_text import Frame, read_frames
+from tests.unit.node.frame_text import Frame, read_frames, text
+
+KIB = 1024
+SHORT = Limits(max_message_bytes=1 << 20, high_water_bytes=64 * KIB, pass_messages=8, ping_s=4, close_s=2, stall_s=3)
 
 
 class FakeTimer:
@@ -213,3 +216,32 @@ class Bench:
 
     def said_codes(self) -> list[int | None]:
         return [frame.code for frame in self.said() if frame.opcode == 8]
+
+
+def numbered(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+def echoing(session: Recorder, payload: bytes) -> None:
+    assert session.link is not None
+    session.link.send(payload)
+
+
+def flooding(session: Recorder, payload: bytes) -> None:
+    for _ in range(2000):
+        echoing(session, payload)
+
+
+def on(message: bytes, act: Callable[[Link], object]) -> Callable[[Recorder, bytes], object]:
+    """A session that does this on one message."""
+
+    def react(session: Recorder, payload: bytes) -> None:
+        assert session.link is not None
+        if payload == message:
+            act(session.link)
+
+    return react
+
+
+def large(size: int = 600 * KIB) -> bytes:
+    return text(b"a" * size)

@@ -166,14 +166,14 @@ async def test_without_redis_nobody_is_claimed(bench: Bench) -> None:
 
 
 async def test_a_contested_agent_stays_where_its_holder_lives(bench: Bench) -> None:
-    contested = Contested("192.0.2.9", OTHER)
+    contested = Contested("192.0.2.9", OTHER, is_first=True)
     bench.store.outcomes = [contested]
     bench.store.beating = {OTHER}
     assert await bench.presence.claim(AGENT, "") == contested
 
 
 async def test_a_contested_agent_is_taken_from_a_holder_that_is_dead(bench: Bench) -> None:
-    bench.store.outcomes = [Contested("192.0.2.9", OTHER), a_claim(5)]
+    bench.store.outcomes = [Contested("192.0.2.9", OTHER, is_first=True), a_claim(5)]
     assert await bench.presence.claim(AGENT, "") == a_claim(5)
     assert [bid.force for bid in bench.store.bids] == [False, True]
 

@@ -1,18 +1,16 @@
 import gc
 import logging
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.limits import Limits
-from node.room import LARGE_BYTES
 from node.socket import Link
 from tests.unit.node.frame_text import (
     CLOSE,
-    CONTINUATION,
     PING,
     PONG,
     TEXT,
@@ -23,35 +21,18 @@ from tests.unit.node.frame_text import (
     frame,
     text,
 )
-from tests.unit.node.link_bench import Bench, FakeLoop, FakeTransport, Recorder
-
-KIB = 1024
-SHORT = Limits(max_message_bytes=1 << 20, high_water_bytes=64 * KIB, pass_messages=8, ping_s=4, close_s=2, stall_s=3)
-
-
-def numbered(count: int) -> list[bytes]:
-    return [b"%d" % number for number in range(count)]
-
-
-def echoing(session: Recorder, payload: bytes) -> None:
-    assert session.link is not None
-    session.link.send(payload)
-
-
-def flooding(session: Recorder, payload: bytes) -> None:
-    for _ in range(2000):
-        echoing(session, payload)
-
-
-def on(message: bytes, act: Callable[[Link], object]) -> Callable[[Recorder, bytes], object]:
-    """A session that does this on one message."""
-
-    def react(session: Recorder, payload: bytes) -> None:
-        assert session.link is not None
-        if payload == message:
-            act(session.link)
-
-    return react
+from tests.unit.node.link_bench import (
+    KIB,
+    SHORT,
+    Bench,
+    FakeLoop,
+    FakeTransport,
+    Recorder,
+    echoing,
+    large,
+    numbered,
+    on,
+)
 
 
 def failing(session: Recorder, payload: bytes) -> None:
@@ -149,317 +130,6 @@ def test_however_reads_and_pauses_fall_messages_come_whole_and_in_order(lengths:
     assert not bench.transport.is_paused
 
 
-# Pauses
-
-
-def test_a_pause_keeps_the_rest_until_resume() -> None:
-    bench = Bench(session=Recorder(on(b"1", Link.pause))).begin()
-    bench.hear(*map(text, numbered(4)))
-    assert bench.session.messages == numbered(2)
-    assert bench.transport.is_paused
-    bench.link.resume()
-    assert bench.session.messages == numbered(2), "nothing is handed over within resume"
-    bench.loop.settle()
-    assert bench.session.messages == numbered(4)
-    assert not bench.transport.is_paused
-
-
-def test_pausing_twice_needs_one_resume() -> None:
-    bench = Bench().begin()
-    bench.link.pause()
-    bench.link.pause()
-    bench.link.resume()
-    assert not bench.transport.is_paused
-
-
-def test_resuming_within_the_same_message_changes_nothing() -> None:
-    def blink(link: Link) -> None:
-        link.pause()
-        link.resume()
-
-    bench = Bench(session=Recorder(on(b"1", blink))).begin()
-    bench.hear(*map(text, numbered(4)))
-    assert bench.session.messages == numbered(4)
-    assert not bench.transport.is_paused
-
-
-def test_a_pause_amid_a_turn_outlasts_it() -> None:
-    bench = Bench(SHORT).begin()
-    bench.link.data_received(b"".join(map(text, numbered(20))))
-    bench.link.pause()
-    bench.loop.settle()
-    assert len(bench.session.messages) == 8
-    bench.link.resume()
-    bench.loop.settle()
-    assert bench.session.messages == numbered(20)
-
-
-def test_a_pause_within_its_patience_is_borne() -> None:
-    bench = Bench(SHORT).begin()
-    bench.link.pause()
-    bench.loop.pass_time(3)
-    assert bench.link.is_open
-    bench.link.resume()
-    bench.loop.pass_time(60)
-    assert bench.link.is_open
-
-
-def test_a_pause_beyond_it_ends_with_1011() -> None:
-    bench = Bench(SHORT).begin()
-    bench.link.pause()
-    bench.loop.pass_time(4)
-    assert bench.said_codes() == [1011]
-    assert bench.link.close_code == 1011
-    assert not bench.transport.is_paused, "what the peer still sends is discarded"
-
-
-@pytest.mark.parametrize("step_s", [0.5, 1.5])
-def test_short_reliefs_do_not_prolong_a_stall(step_s: float) -> None:
-    bench = Bench(SHORT, Recorder(lambda session, _: session.link.pause() if session.link else None)).begin()
-    bench.hear(*map(text, numbered(90)))
-    elapsed_s = 0.0
-    while bench.link.is_open:
-        bench.link.resume()
-        bench.loop.settle()
-        bench.loop.pass_time(step_s)
-        elapsed_s += step_s
-    assert 3 < elapsed_s <= 6
-    assert bench.said_codes() == [1011]
-
-
-def test_pauses_with_all_read_in_between_are_no_stall() -> None:
-    bench = Bench(SHORT).begin()
-    for _ in range(20):
-        bench.link.pause()
-        bench.loop.pass_time(2)
-        bench.link.resume()
-        bench.hear(text(b"a"))
-    assert bench.link.is_open
-
-
-def test_pauses_with_a_second_of_calm_in_between_are_no_stall() -> None:
-    bench = Bench(SHORT).begin()
-    for _ in range(20):
-        bench.link.pause()
-        bench.loop.pass_time(2)
-        bench.link.resume()
-        bench.loop.pass_time(2)
-    assert bench.link.is_open
-
-
-def test_reads_with_more_to_come_do_not_end_a_stall() -> None:
-    bench = Bench(SHORT).begin()
-    for _ in range(5):
-        bench.link.pause()
-        bench.loop.pass_time(1)
-        bench.link.resume()
-        bench.link.data_received(text(b"a" * LARGE_BYTES))
-    assert bench.said_codes() == [1011]
-
-
-def test_what_still_comes_amid_a_pause_is_kept() -> None:
-    """A TLS transport may have decrypted more before it was told."""
-    bench = Bench().begin()
-    bench.link.pause()
-    bench.hear(text(b"1"), text(b"2")[:3])
-    bench.hear(text(b"2")[3:])
-    assert bench.session.messages == []
-    bench.link.resume()
-    bench.loop.settle()
-    assert bench.session.messages == [b"1", b"2"]
-
-
-def test_turns_after_a_pause_are_no_stall() -> None:
-    bench = Bench(SHORT, Recorder(on(b"0", Link.pause))).begin()
-    bench.link.data_received(b"".join(map(text, numbered(500))))
-    bench.loop.pass_time(1)
-    bench.link.resume()
-    while len(bench.session.messages) < 500:
-        bench.loop.now_s += 1
-        bench.wheel._turn()
-        bench.loop.turn()
-    assert bench.link.is_open
-
-
-def test_a_long_backlog_is_no_stall() -> None:
-    bench = Bench(SHORT).begin()
-    bench.link.data_received(b"".join(map(text, numbered(500))))
-    while len(bench.session.messages) < 500:
-        bench.loop.now_s += 1
-        bench.wheel._turn()
-        bench.loop.turn()
-    assert bench.link.is_open
-
-
-# Large frames
-
-
-def large(size: int = 600 * KIB) -> bytes:
-    return text(b"a" * size)
-
-
-def test_large_frames_share_a_budget_and_one_finishes_after_the_other() -> None:
-    limits = Limits(max_message_bytes=1 << 20, large_frames_bytes=1 << 20)
-    first = Bench(limits).begin()
-    second = Bench(limits, beside=first).begin()
-    first.hear(large()[: 500 * KIB])
-    second.hear(large()[: 550 * KIB])
-    assert (first.transport.is_paused, second.transport.is_paused) == (False, True)
-    first.hear(large()[500 * KIB :])
-    assert [len(message) for message in first.session.messages] == [600 * KIB]
-    assert not second.transport.is_paused
-    second.hear(large()[550 * KIB :])
-    assert [len(message) for message in second.session.messages] == [600 * KIB]
-    assert first.wheel.room.held_bytes == 0
-
-
-def test_who_waits_for_room_for_too_long_gives_back_what_it_held() -> None:
-    limits = Limits(max_message_bytes=1 << 20, large_frames_bytes=1 << 20, stall_s=3, close_s=2)
-    first = Bench(limits).begin()
-    second = Bench(limits, beside=first).begin()
-    first.hear(large()[: 550 * KIB])
-    second.hear(large()[: 550 * KIB])
-    first.loop.pass_time(5)
-    assert first.link.is_open, "it may read, and nothing came"
-    assert second.said_codes() == [1011]
-    assert first.wheel.room.held_bytes == 550 * KIB
-
-
-def test_fragments_of_a_large_message_count_as_well() -> None:
-    bench = Bench().begin()
-    bench.hear(frame(TEXT, b"a" * LARGE_BYTES, fin=False), frame(CONTINUATION, b"b" * 100, fin=False))
-    assert bench.wheel.room.held_bytes == LARGE_BYTES + 101
-    bench.hear(frame(CONTINUATION, b"c"))
-    assert bench.wheel.room.held_bytes == 0
-
-
-def test_small_frames_do_not_count() -> None:
-    bench = Bench().begin()
-    bench.hear(text(b"a" * LARGE_BYTES)[:-20])
-    assert bench.wheel.room.held_bytes == 0
-
-
-def test_what_comes_behind_a_close_is_not_held() -> None:
-    bench = Bench().begin()
-    bench.hear(close(1000), large()[:-1])
-    assert bench.link._reader.held_bytes == 0
-    assert bench.wheel.room.held_bytes == 0
-
-
-@pytest.mark.parametrize("end", [Link.abort, Link.shutdown, Link.eof_received, lambda link: link.connection_lost(None)])
-def test_a_connection_that_ends_gives_its_room_back(end: Callable[[Link], None]) -> None:
-    bench = Bench(SHORT).begin()
-    bench.hear(large()[:-1])
-    assert bench.wheel.room.held_bytes > LARGE_BYTES
-    end(bench.link)
-    bench.loop.pass_time(5)
-    assert bench.wheel.room.held_bytes == 0
-
-
-# A slow reader
-
-
-def test_a_full_buffer_is_told_and_so_is_its_draining() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    writable = []
-    for size in (60 * KIB, 10 * KIB):
-        bench.link.send(b"a" * size)
-        writable.append(bench.link.writable)
-    for size in (30 * KIB, 10 * KIB):
-        assert bench.session.calls == ["attached"]
-        bench.transport.take(size)
-        writable.append(bench.link.writable)
-    assert writable == [True, False, False, True]
-    assert bench.session.calls == ["attached", "writable"]
-
-
-def test_one_frame_may_be_larger_than_the_mark() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    bench.link.send(b"a" * 500 * KIB)
-    bench.link.send(b'{"type":"ack"}')
-    assert bench.link.is_open
-    assert len(bench.said()) == 2
-
-
-def test_another_large_frame_on_top_is_too_much() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    bench.link.send(b"a" * 500 * KIB)
-    bench.link.send(b"a" * 500 * KIB)
-    assert bench.transport.is_aborted
-    assert bench.link.close_code == 4413
-
-
-@pytest.mark.parametrize("size", [1, 100, 5000, 60_000])
-def test_what_waits_is_bounded_whatever_is_sent(size: int) -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    for _ in range(400_000 // size):
-        bench.link.send(b"a" * size)
-    assert bench.link.close_code == 4413
-    assert bench.transport.get_write_buffer_size() <= 64 * KIB * 5 // 4 + size + 10
-
-
-@pytest.mark.parametrize("size", [4000, 60_000])
-def test_what_waits_is_bounded_within_a_pass_too(size: int) -> None:
-    bench = Bench(session=Recorder(flooding)).begin()
-    bench.transport.peer_reads = False
-    bench.hear(text(b"x" * size))
-    assert bench.link.close_code == 4413
-    assert bench.transport.get_write_buffer_size() < 2 << 20
-    assert bench.session.calls == ["attached", "lost"]
-
-
-def test_pings_of_a_peer_that_does_not_read_do_not_pile_up() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    bench.hear(frame(PING, b"x" * 125) * 2000)
-    assert bench.link.close_code == 4413
-
-
-def test_who_takes_nothing_for_too_long_is_cut() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    bench.link.send(b"a" * 70 * KIB)
-    bench.loop.pass_time(3)
-    assert bench.link.is_open
-    bench.loop.pass_time(1)
-    assert bench.session.calls == ["attached", "lost"]
-    assert bench.link.close_code == 4413
-
-
-def test_a_trickle_is_too_slow() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    bench.link.send(b"a" * 500 * KIB)
-    for _ in range(4):
-        bench.transport.take(5 * KIB)
-        bench.loop.pass_time(1)
-    assert bench.link.close_code == 4413
-
-
-def test_a_large_frame_may_take_its_time_while_it_moves() -> None:
-    bench = Bench(SHORT).begin()
-    bench.transport.peer_reads = False
-    bench.link.send(b"a" * 500 * KIB)
-    for _ in range(20):
-        bench.transport.take(24 * KIB)
-        bench.loop.pass_time(1)
-    assert bench.link.is_open
-    assert bench.link.writable
-
-
-def test_a_crowded_link_is_not_pinged() -> None:
-    bench = Bench(Limits(high_water_bytes=KIB, ping_s=2, stall_s=5)).begin()
-    bench.transport.peer_reads = False
-    bench.link.send(b"a" * 2 * KIB)
-    bench.said()
-    bench.loop.pass_time(4)
-    assert bench.said() == []
-
-
 # Silence
 
 
@@ -476,6 +146,16 @@ def test_a_peer_that_talks_is_not_pinged() -> None:
         bench.hear(text(b"a"))
         bench.loop.pass_time(3)
     assert bench.said() == []
+
+
+def test_what_is_handled_later_was_heard_when_it_came() -> None:
+    bench = Bench(SHORT, Recorder(on(b"0", Link.pause))).begin()
+    bench.hear(*map(text, numbered(4)))
+    bench.loop.pass_time(2)
+    bench.link.resume()
+    bench.loop.settle()
+    assert bench.session.messages == numbered(4)
+    assert bench.wheel.now - bench.link.heard == 2
 
 
 def test_the_ping_comes_so_long_after_the_last_byte() -> None:

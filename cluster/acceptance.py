@@ -1,0 +1,57 @@
+"""How tasks are accepted, wherever they come from: posted to a router, or fetched by a node.
+
+Owns the steps and their order; knows neither callers nor sockets. Rules: what is accepted is in the mailbox; the same task again changes
+nothing and is answered as the first time. The doorbell comes after the mailbox and may be lost.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from cluster.batching import Batcher
+from cluster.errors import MailboxFull, PeerError, StoreUnavailable, TaskConflict, UnknownAgent
+from cluster.feeds import Feeds
+from cluster.inbox import Inbox
+from cluster.mailbox import Accepted, Mailbox, Post
+from cluster.registry import Owner
+
+OUTCOMES = ("accepted", "repeated", "refused")
+
+
+class Acceptance:
+    """Puts tasks into mailboxes, rings their owners, and has their hosts counted."""
+
+    def __init__(self, mailbox: Mailbox, feeds: Feeds, inbox: Inbox, counts: dict[str, int]) -> None:
+        """`counts`: by OUTCOMES."""
+        self._feeds = feeds
+        self._inbox = inbox
+        self._counts = counts
+        self._posts: Batcher[Post, Accepted | UnknownAgent | MailboxFull | TaskConflict] = Batcher(
+            "enqueue", mailbox.enqueue, weigh=lambda post: sum(len(task.json) for task in post.tasks)
+        )
+        self._rings: Batcher[tuple[Owner, str], None] = Batcher("ring", self._ring)
+        self._expected: Batcher[Sequence[str], None] = Batcher("expect", self._expect)
+
+    async def accept(self, post: Post) -> Accepted:
+        """Accepts these tasks, all or none. Raises: UnknownAgent, MailboxFull, TaskConflict, StoreUnavailable."""
+        outcome = await self._posts.submit(post)
+        if isinstance(outcome, PeerError):
+            self._counts["refused"] += len(post.tasks)
+            raise outcome
+        self._counts["accepted"] += outcome.new
+        self._counts["repeated"] += len(post.tasks) - outcome.new
+        counting = self._expected.submit([task.id for task in post.tasks])
+        if outcome.owner is None:
+            await counting
+        else:
+            await asyncio.gather(self._rings.submit((outcome.owner, post.agent_id)), counting)
+        return outcome
+
+    async def _ring(self, owners: list[tuple[Owner, str]]) -> list[None]:
+        with contextlib.suppress(StoreUnavailable):  # renewal finds the mail
+            await self._inbox.ring(list(dict.fromkeys(owners)))
+        return [None] * len(owners)
+
+    async def _expect(self, posts: list[Sequence[str]]) -> list[None]:
+        await self._feeds.expect([task_id for post in posts for task_id in post])
+        return [None] * len(posts)

@@ -1,0 +1,1 @@
+"""The wire, message by message: one body against fakeredis and real Redis."""
