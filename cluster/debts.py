@@ -4,7 +4,7 @@ Owns the reading of `unfed`. Rules: only what this process has seen owed for `AG
 that was away makes old entries of all that wait; in the order in which they came, an agent at a time.
 """
 
-from cluster.feeds import Feeds, result_entry
+from cluster.feeds import Feeds, offline_entry, result_entry
 from cluster.redis_client import Store
 
 AGE_S = 5.0
@@ -26,8 +26,9 @@ class Debts:
             for shard in self._shards:
                 shard.cursor, page = await client.hscan(shard.key, cursor=shard.cursor, count=PAGE)
                 due.update(shard.due(page, now_s))
-        await self._feeds.pay_results(sorted((raw for field, raw in due.items() if field[:1] == b"r"), key=_in_order))
-        await self._feeds.pay_offline([raw for field, raw in due.items() if field[:1] == b"s"])
+        results, offline = ([raw for field, raw in due.items() if field[:1] == kind] for kind in (b"r", b"s"))
+        await self._feeds.pay_results(sorted(results, key=_said_at))
+        await self._feeds.pay_offline(sorted(offline, key=_ended_at))
         return len(due)
 
 
@@ -50,6 +51,11 @@ class _Shard:
         return due
 
 
-def _in_order(raw: bytes) -> tuple[str, int, int]:
+def _said_at(raw: bytes) -> tuple[str, int, int]:
     entry = result_entry(raw)
     return entry.agent_id, int(entry.received_at), entry.place
+
+
+def _ended_at(raw: bytes) -> tuple[str, int]:
+    entry = offline_entry(raw)
+    return entry.agent_id, int(entry.epoch)

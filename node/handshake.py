@@ -23,8 +23,8 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from cluster import close_codes
-from cluster.refusal import Farewell
-from cluster.replies import BAD_PARAMETER, INTERNAL, NOT_FOUND
+from cluster.refusal import BAD_PARAMETER, NOT_FOUND, Farewell
+from cluster.replies import INTERNAL
 from node import frames, upgrade
 from node.limits import Limits
 from node.socket import Link, Session

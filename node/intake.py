@@ -7,20 +7,22 @@ has taken all that the peer wrote, or a second went by without a pause. Giving o
 
 import asyncio
 
+from node.room import LARGE_BYTES
+
 SESSION, ROOM, TURN = 1, 2, 4  # the session asked for it; large frames have no room; others have a turn
 STALLS = SESSION | ROOM
 ALL = STALLS | TURN
 
 
 class Intake:
-    """Of one connection. `holds` is empty while it is read from; `stall_s` counts the seconds of a stall."""
+    """Of one connection. `holds` is empty while it is read from."""
 
-    __slots__ = ("_is_stopped", "_was_held", "holds", "stall_s", "transport")
+    __slots__ = ("_is_stopped", "_stall_s", "_was_held", "holds", "transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.holds = 0
-        self.stall_s = 0
+        self._stall_s = 0
         self._is_stopped = False
         self._was_held = False  # since the last second
 
@@ -46,13 +48,18 @@ class Intake:
             self._is_stopped = False
             self.transport.resume_reading()
 
+    def on_read(self, size: int) -> None:
+        """So much was read. Less than could have been means that all that the peer wrote has come."""
+        if 0 < size < LARGE_BYTES:
+            self._stall_s = 0
+
     def stalled_s(self) -> int:
         """To be asked every second: for how long a peer that still waits has waited."""
-        self.stall_s = self.stall_s + 1 if self._was_held else 0
+        self._stall_s = self._stall_s + 1 if self._was_held else 0
         self._was_held = bool(self.holds & STALLS)
-        return self.stall_s if self._was_held else 0
+        return self._stall_s if self._was_held else 0
 
     @property
     def is_calm(self) -> bool:
         """Whether no stall is under way, nor one that may go on."""
-        return not (self.stall_s or self._was_held)
+        return not (self._stall_s or self._was_held)

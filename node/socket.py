@@ -61,6 +61,7 @@ class Link(asyncio.Protocol):
     __slots__ = (
         "_ending_s",  # seconds since CLOSING, or ENDING, began
         "_intake",
+        "_is_watched",  # a deadline runs
         "_large_bytes",  # what the room was told that this link holds
         "_limits",
         "_peers",
@@ -93,6 +94,7 @@ class Link(asyncio.Protocol):
         self._reader = Reader(session, self, limits.max_message_bytes, is_deflated=is_deflated)
         self._writer = Writer(transport, limits.high_water_bytes)
         self._state = OPEN
+        self._is_watched = False
         self._large_bytes = self._ending_s = 0
         self.wheel = wheel
         self.heard = wheel.now
@@ -128,30 +130,28 @@ class Link(asyncio.Protocol):
     # Reading
 
     def data_received(self, data: bytes) -> None:
+        """One pass over what was read: its messages are handed over, and their answers leave in one write."""
         if self._state >= ENDING:
             return
         self.heard = self.wheel.now
-        if self._intake.stall_s and len(data) < LARGE_BYTES:  # a short read: all that the peer wrote has come
-            self._intake.stall_s = 0
-        if self._intake.holds:
-            self._reader.keep(data)
+        if self._is_watched:
+            self._intake.on_read(len(data))
+        reader, writer = self._reader, self._writer
+        if reader.is_halted:
+            reader.keep(data)
             self._weigh()
-        else:
-            self._pass(data)
-
-    def _pass(self, data: bytes) -> None:
-        """Hands over the messages of one read; their answers leave in one write."""
+            return
         is_unfinished = True
-        self._writer.gather()
+        writer.gathered = []
         try:
-            is_unfinished = self._reader.feed(data, self._limits.pass_messages)
+            is_unfinished = reader.feed(data, self._limits.pass_messages)
         except Violation as violation:
             self._fail(violation.code)
         except Exception:
             logger.exception("a session failed")
             self._fail(close_codes.INTERNAL_ERROR)
-        self._writer.flush()
-        if is_unfinished or self._large_bytes or self._intake.holds:
+        writer.flush()
+        if is_unfinished or self._large_bytes or self._reader.is_halted:
             self._after_pass()
 
     def _after_pass(self) -> None:
@@ -210,7 +210,7 @@ class Link(asyncio.Protocol):
         self._intake.hold(reason)
         self._reader.is_halted = True
         if reason != TURN:
-            self.wheel.watch(self)
+            self._watch()
         if not self._writer.is_gathering:  # else once the pass is over
             self._intake.stop()
 
@@ -238,7 +238,9 @@ class Link(asyncio.Protocol):
         if self._intake.holds or self._state >= ENDING:
             return
         self._reader.is_halted = False
-        self._pass(b"")
+        heard = self.heard
+        self.data_received(b"")
+        self.heard = heard  # a turn is no sign of life
         self._intake.start()
 
     # Writing
@@ -259,7 +261,7 @@ class Link(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writer.on_crowded()
-        self.wheel.watch(self)
+        self._watch()
 
     def resume_writing(self) -> None:
         self._writer.on_drained()
@@ -286,7 +288,12 @@ class Link(asyncio.Protocol):
         elif self._writer.stalled_s() > self._limits.stall_s:
             self._cut(close_codes.READS_TOO_SLOWLY)
         elif self.writable and self._intake.is_calm:
+            self._is_watched = False
             self.wheel.unwatch(self)
+
+    def _watch(self) -> None:
+        self._is_watched = True
+        self.wheel.watch(self)
 
     def _watch_ending(self) -> None:
         self._ending_s += 1
@@ -344,7 +351,7 @@ class Link(asyncio.Protocol):
         self._state = state
         self._ending_s = 0
         self._reader.listener = Deaf()
-        self.wheel.watch(self)
+        self._watch()
         if state == ENDING:
             self._forget_input()
 

@@ -15,14 +15,18 @@ GATHERED_FRAME_BYTES = 4096
 
 
 class Writer:
-    """Writes for one connection. `writable` is False while more than `high_water_bytes` wait."""
+    """Writes for one connection.
+
+    `writable` is False while more than `high_water_bytes` wait. `gathered` is None; set to a list, it keeps small frames
+    together until `flush`.
+    """
 
     __slots__ = (
         "_ceiling_bytes",
-        "_gathered",
         "_high_water_bytes",
         "_mark_bytes",
         "_stalled_s",
+        "gathered",
         "transport",
         "writable",
     )
@@ -31,7 +35,7 @@ class Writer:
         self.transport = transport
         self.writable = True
         self._high_water_bytes = high_water_bytes
-        self._gathered: list[bytes] | None = None
+        self.gathered: list[bytes] | None = None
         self._ceiling_bytes = 0
         self._mark_bytes = 0  # what waited when the peer last had taken enough
         self._stalled_s = 0  # since then
@@ -39,33 +43,29 @@ class Writer:
     @property
     def is_gathering(self) -> bool:
         """Whether a pass is under way."""
-        return self._gathered is not None
-
-    def gather(self) -> None:
-        """Keeps small frames together until `flush`."""
-        self._gathered = []
+        return self.gathered is not None
 
     def flush(self) -> None:
         """Writes what was gathered, and gathers no more."""
-        gathered, self._gathered = self._gathered, None
+        gathered, self.gathered = self.gathered, None
         if gathered:
             self.transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
     def put(self, data: bytes) -> bool:
         """Writes whole frames, in order. False: they were dropped, because too much waits already."""
-        gathered = self._gathered
+        gathered = self.gathered
         if gathered is None or not self.writable or len(data) > GATHERED_FRAME_BYTES:
             return self._put_now(data)
         gathered.append(data)
         if len(gathered) >= GATHERED_FRAMES:
             self.flush()
-            self.gather()
+            self.gathered = []
         return True
 
     def _put_now(self, data: bytes) -> bool:
-        if self._gathered:
+        if self.gathered:
             self.flush()
-            self.gather()
+            self.gathered = []
         if not self.writable and self.transport.get_write_buffer_size() + len(data) > self._ceiling_bytes:
             return False
         self.transport.write(data)
@@ -94,5 +94,5 @@ class Writer:
 
     def drop(self) -> None:
         """Forgets what was gathered and not written."""
-        if self._gathered is not None:
-            self._gathered = []
+        if self.gathered is not None:
+            self.gathered = []

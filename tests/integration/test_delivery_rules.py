@@ -340,9 +340,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1000))
     def a_session_renews(self, which: int) -> None:
         session = self.session(which)
-        (outcome,) = self.run(
-            self.core.registry.renew([Renewal(self.agent_id, session.owner, 0, session.cancels)])
-        )
+        (outcome,) = self.run(self.core.registry.renew([Renewal(self.agent_id, session.owner, 0, session.cancels)]))
         if self.owns(session):
             has_mail = any(task.is_open and task.seq > self.model.taken for task in self.model.tasks.values())
             assert outcome == has_mail * HAS_MAIL + (session.cancels != str(self.model.cancels)) * HAS_CANCELS
@@ -362,30 +360,34 @@ class Delivery(RuleBasedStateMachine):
         self.run(self.compare())
 
     async def compare(self) -> None:
-        model, core = self.model, self.core
-        assert await core.mail(self.agent_id) == model.mail()
-        owed = {f"r:{self.agent_id}:{task_id}" for task_id, task in model.tasks.items() if task.is_owed}
-        owed |= {f"s:{self.agent_id}:{epoch}" for epoch in model.offline_owed}
-        assert set(await core.owed(self.agent_id)) == owed
-        for task_id, task in model.tasks.items():
-            record = await core.record(self.agent_id, task_id)
-            assert (record["state"], record.get("by", ""), int(record.get("attempts", 0))) == (
-                task.state, task.by, task.attempts,
-            )  # fmt: skip
-            ttl_ms = await core.redis.pttl(core.keys.task(self.agent_id, task_id))
+        model, core, agent_id = self.model, self.core, self.agent_id
+        shard = core.keys.shard(agent_id)
+        pipe = core.redis.pipeline(transaction=False)
+        pipe.zrange(core.keys.of_agent("mail", agent_id), 0, -1)
+        pipe.hkeys(core.keys.in_shard(shard, "unfed"))
+        pipe.hget(core.keys.in_shard(shard, "owners"), agent_id)
+        pipe.xlen(core.feeds.status.key)
+        pipe.xrange(core.feeds.results.key)
+        for task_id in model.tasks:
+            pipe.hmget(core.keys.task(agent_id, task_id), "state", "by", "attempts")
+            pipe.pttl(core.keys.task(agent_id, task_id))
+        mail, owed, owner, offline, results, *records = await pipe.execute()
+        assert mail == model.mail()
+        assert sorted(owed) == sorted(
+            [f"r:{agent_id}:{task_id}" for task_id, task in model.tasks.items() if task.is_owed]
+            + [f"s:{agent_id}:{epoch}" for epoch in model.offline_owed]
+        )
+        assert (owner, offline) == (model.owner and model.owner.owner, len(model.offline))
+        for task, (state, by, attempts), ttl_ms in zip(model.tasks.values(), records[::2], records[1::2], strict=True):
+            assert (state, by or "", int(attempts or 0)) == (task.state, task.by, task.attempts)
             assert (ttl_ms == -1) == (task.is_open or task.is_owed)
-        owner = await core.registry.owner(self.agent_id)
-        assert (str(owner) if owner else None) == (model.owner and model.owner.owner)
-        await self.compare_feeds()
+        self.compare_feed([(entry["task_id"], entry["status"], entry["message_id"]) for _, entry in results])
 
-    async def compare_feeds(self) -> None:
-        results = await self.core.feed(self.core.feeds.results.key)
-        found = [(entry["task_id"], entry["status"], entry["message_id"]) for entry in results]
+    def compare_feed(self, found: list[tuple[str, str, str]]) -> None:
         assert sorted(found) == sorted(self.model.feed)
         for task_id in TASKS:
             told = [status for task, status, _ in found if task == task_id]
             assert not [status for status in told[:-1] if status in messages.ENDS], "something stands after an end"
-        assert len(await self.core.feed(self.core.feeds.status.key)) == len(self.model.offline)
 
     def teardown(self) -> None:
         """Whatever happened: in the end each task that was accepted has one end."""
