@@ -1,7 +1,8 @@
 """The door of `agent-server`: runs a command line, and turns what goes wrong into one line and an exit code.
 
 Must not know the commands (`commands`). Rules:
-- An error is one line on standard error, never a traceback: exit 2 for usage and settings, 1 for what cannot start, 130 for Ctrl-C.
+- An error is one line on standard error, never a traceback: exit 2 for usage and settings, 1 for what cannot start, 130 for Ctrl-C,
+  and what a command says of itself (`cluster/client/outcome.py`).
 - `version` answers without loading what the other commands need.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from cluster.errors import AgentServerError, ConfigError
+from cluster.errors import AgentServerError, CommandFailed, ConfigError
 
 NAME = "agent-server"
 _EXIT_FAILURE = 1
@@ -29,6 +30,8 @@ def run(arguments: Sequence[str]) -> int:
         return _dispatch(arguments)
     except ConfigError as error:
         return _fail(str(error), _EXIT_USAGE)
+    except CommandFailed as error:
+        return _fail(str(error), error.exit_code)
     except AgentServerError as error:
         return _fail(str(error), _EXIT_FAILURE)
     except KeyboardInterrupt:

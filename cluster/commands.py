@@ -2,6 +2,7 @@
 
 Owns what can be said on the command line. Must not know how anything runs: a command loads the settings and hands over. Rules:
 - Flags are settings: each sets one, over the environment and the file; `--set section.key=value` reaches them all.
+- What asks a cluster that runs is in cluster/client, a file a group of commands.
 - `node` and `router` become those programs (exec): the same ones that `start` runs as its children.
 """
 
@@ -15,6 +16,8 @@ import typer
 
 from cluster import cli, programs
 from cluster import config as configuration
+from cluster.client import commands_agent, commands_agents, commands_streams, commands_tasks
+from cluster.client.options import ConfigFile
 from cluster.errors import ConfigError
 
 app = typer.Typer(
@@ -26,15 +29,6 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at the settings.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 
-ConfigFile = Annotated[
-    str | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        help="The settings; else config.yaml in ., configs, config, /etc/agent-server.",
-    ),
-]
 Host = Annotated[str | None, typer.Option(metavar="HOST", help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(metavar="PORT", help="Port to listen on; 0 takes a free one.")]
 Nodes = Annotated[
@@ -68,6 +62,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="agent-server", standalone_mode=False)
     except Exception as error:
+        if type(error).__name__ == "Abort":  # click's word for Ctrl-C
+            raise KeyboardInterrupt from None
         tell = getattr(error, "format_message", None)  # click's usage errors, wherever this typer keeps its click
         if tell is None:
             raise
@@ -128,6 +124,13 @@ def router(  # noqa: PLR0913, PLR0917 - an argument a flag
     """Run one router: it takes the control plane's calls."""
     flags = _flags(host, port, redis_url, log_level, settings)
     _become("router", config, flags, {"--id": name, "--cpu": cpu, "--admin-port": admin_port})
+
+
+app.command()(commands_agent.agent)
+app.command()(commands_agents.status)
+app.add_typer(commands_agents.app, name="agents")
+app.add_typer(commands_tasks.app, name="tasks")
+app.add_typer(commands_streams.app, name="streams")
 
 
 @app.command()

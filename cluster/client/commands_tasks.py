@@ -1,0 +1,205 @@
+"""`tasks ...`: run a command on agents, look at a task, cancel it."""
+
+import asyncio
+import secrets
+import shlex
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typing_extensions import override
+
+from cluster.client import agents as known
+from cluster.client.agents import Agent
+from cluster.client.api import Api
+from cluster.client.options import AsJson, Cluster, ConfigFile, DataDir, RedisUrl, Url, cluster_of, put, put_json, say
+from cluster.client.outcome import FAILED, OK, PARTLY, Failed
+from cluster.client.tables import pairs, shown, table
+from cluster.errors import ConfigError
+
+app = typer.Typer(help="Run commands on agents, and look at tasks.", rich_markup_mode=None)
+
+_WORDS = "words behind --"
+_PYTHONS = ("python", "python3")
+
+Reference = Annotated[str, typer.Argument(metavar="AGENT", help="Its id, its host id or its name.")]
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
+References = Annotated[list[str] | None, typer.Argument(metavar="AGENT...", help="Ids, host ids or names.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY[=VALUE]", help="All online agents with this label; given again: and this."),
+]
+Everyone = Annotated[bool, typer.Option("--all", help="All online agents.")]
+TimeLimit = Annotated[int | None, typer.Option("--timeout", metavar="S", min=1, help="How long it may run.")]
+ScriptType = Annotated[str, typer.Option(metavar="TYPE", help="shell, bash, sh, python or python3.")]
+Env = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable for it; may be given again.")]
+WorkDir = Annotated[str | None, typer.Option(metavar="DIR", help="The folder it runs in.")]
+RunAs = Annotated[str | None, typer.Option(metavar="USER", help="The user it runs as.")]
+Queue = Annotated[bool, typer.Option("--queue", help="Also agents that are offline: their tasks wait for them.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Post the tasks, say their ids, and do not wait.")]
+
+
+class RunCommand(TyperCommand):
+    """A command that takes what stands behind `--` as it is."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        place = args.index("--") if "--" in args else len(args)
+        ctx.meta[_WORDS] = args[place + 1 :]
+        return super().parse_args(ctx, args[:place])
+
+    @override
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS]", "AGENT...", "--", "COMMAND..."]
+
+
+@app.command(cls=RunCommand)
+def run(  # noqa: PLR0913, PLR0917 - an argument a flag
+    ctx: typer.Context,
+    references: References = None,
+    label: Labels = None,
+    everyone: Everyone = False,
+    timeout: TimeLimit = None,
+    script_type: ScriptType = "shell",
+    env: Env = None,
+    work_dir: WorkDir = None,
+    run_as: RunAs = None,
+    queue: Queue = False,
+    detach: Detach = False,
+    config: ConfigFile = None,
+    url: Url = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run a command on agents, show what it prints, and end with its exit code.
+
+    One word behind -- is a line for the shell (or the script); several are a command and its arguments.
+    Ctrl-C cancels the tasks. With several agents: 0 all succeeded, 6 some did, 5 all timed out, else 1.
+    """
+    where = {"work_dir": work_dir, "run_as": run_as, "env": _env(env or ())}
+    spec = {**task(ctx.meta[_WORDS], script_type), **{name: value for name, value in where.items() if value}}
+    if timeout:
+        spec["timeout_sec"] = timeout
+    cluster = cluster_of(config, url, redis_url, data_dir)
+    agents = _agents(cluster.api(), references or (), label or (), everyone=everyone, queue=queue or detach)
+    return asyncio.run(_run(cluster, agents, spec, detach=detach, as_json=as_json))
+
+
+@app.command()
+def show(
+    agent: Reference, task_id: TaskId, config: ConfigFile = None, url: Url = None, as_json: AsJson = False
+) -> None:
+    """Show how a task stands, when it was sent and how it ended."""
+    api = cluster_of(config, url).api()
+    [found] = known.find(api, [agent])
+    said = api.get("api", "agents", found.id, "tasks", task_id)
+    if as_json:
+        put_json(said)
+        return
+    own = {
+        name.replace("_", " "): value for name, value in said.items() if name not in {"cancel_requested", "agent_id"}
+    }
+    if said["ended_by"] == f"end:{found.id}:{task_id}":
+        own["ended by"] = "the cluster"
+    elif said["ended_by"]:
+        own["ended by"] = f"the agent, message {said['ended_by']}"
+    put(
+        pairs({**own, "agent": f"{found.name} ({found.id})", "cancel": "asked for" if said["cancel_requested"] else ""})
+    )
+
+
+@app.command()
+def cancel(
+    agent: Reference, task_id: TaskId, config: ConfigFile = None, url: Url = None, as_json: AsJson = False
+) -> None:
+    """Cancel a task. One that has ended stays as it ended."""
+    api = cluster_of(config, url).api()
+    [found] = known.find(api, [agent])
+    said = api.post("api", "agents", found.id, "tasks", task_id, "cancel")
+    if as_json:
+        put_json(said)
+    elif said["source"] == "websocket":
+        say(f"{shown(found.name)} is told to cancel {shown(task_id)}")
+    else:
+        say(f"{shown(task_id)}: {shown(said['status'])}")
+
+
+def task(words: list[str], script_type: str) -> dict[str, Any]:
+    """What to run, as a task without its id. Raises: ConfigError."""
+    if not words or not words[0]:
+        raise ConfigError("tasks run AGENT... -- COMMAND: expected -- and what to run")
+    spec = {"name": "agent-server tasks run", "type": "script", "script_type": script_type}
+    if script_type in _PYTHONS and len(words) > 1:
+        return {**spec, "command": words[0], "args": words[1:]}
+    return {**spec, "command": words[0] if len(words) == 1 else shlex.join(words)}
+
+
+def _env(pairs_: list[str] | tuple[()]) -> dict[str, str]:
+    variables = {}
+    for text in pairs_:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError("--env: expected NAME=VALUE")
+        variables[name] = value
+    return variables
+
+
+def _agents(
+    api: Api, references: list[str] | tuple[()], labels: list[str] | tuple[()], *, everyone: bool, queue: bool
+) -> list[Agent]:
+    """Whom to run it on. Raises: ConfigError, Failed."""
+    if bool(references) + bool(labels) + everyone != 1:
+        raise ConfigError("tasks run: expected agents, or --label, or --all")
+    if references:
+        found = known.find(api, references)
+        away = [agent for agent in found if not agent.is_online and not queue]
+        if away:
+            names = ", ".join(shown(agent.name) for agent in away)
+            raise Failed(f"offline: {names} (--queue lets tasks wait for agents that are offline)")
+        return found
+    found = known.chosen(api, labels)
+    wanted = [agent for agent in found if agent.is_online or queue]
+    if not wanted:
+        raise Failed("no agent is online" + (" with this label" if labels else ""))
+    if left_out := len(found) - len(wanted):
+        say(f"agent-server: {left_out} offline and left out (--queue lets tasks wait for them)")
+    return wanted
+
+
+async def _run(cluster: Cluster, agents: list[Agent], spec: dict[str, Any], *, detach: bool, as_json: bool) -> int:
+    from cluster.client.running import Feeds, Job, Run  # noqa: PLC0415 - `start` has no use for Redis's driver
+    from cluster.client.screen import Screen  # noqa: PLC0415
+    from cluster.client.streams import Streams  # noqa: PLC0415
+
+    run_id = secrets.token_hex(4)
+    jobs = [Job(agent, f"run-{run_id}_1_{agent.host_id}_{number}") for number, agent in enumerate(agents, start=1)]
+    settings = cluster.settings
+    logs, results = settings.log_stream, settings.result_stream
+    feeds = Feeds(logs.key if logs.enabled else "", results.key if results.enabled else "")
+    screen = Screen(steps=len(jobs) if len(jobs) > 1 and not detach else 0)
+    streams: Streams | None = None
+    if not detach and (feeds.logs or feeds.results):
+        try:
+            streams = await Streams.open(settings)
+        except Failed as error:
+            screen.say(f"warning: no log lines: {error}")
+    going = Run(cluster.api(), streams, feeds, screen, jobs, spec, as_json=as_json)
+    try:
+        if not detach:
+            return await going.follow()
+        await going.post()
+    finally:
+        screen.finish()
+        if streams:
+            await streams.close()
+    return _detached(jobs, as_json=as_json)
+
+
+def _detached(jobs: list[Any], *, as_json: bool) -> int:
+    posted = [job for job in jobs if job.is_posted]
+    if as_json:
+        put_json([{"agent": job.agent.name, "agent_id": job.agent.id, "task_id": job.task_id} for job in posted])
+    elif posted:
+        put(table(("AGENT", "TASK"), [(job.agent.name, job.task_id) for job in posted]))
+    return OK if len(posted) == len(jobs) else PARTLY if posted else FAILED
