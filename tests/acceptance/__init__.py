@@ -1,0 +1,1 @@
+"""The real command line as processes: start, agents, tasks, SIGTERM."""

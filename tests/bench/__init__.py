@@ -1,0 +1,1 @@
+"""Numbers, as ratios within one run; never asserted as absolute times."""

@@ -1,0 +1,146 @@
+"""What a fault test plays on: a cluster with its Redis, a fleet of agents, a control plane, readers of the feeds, and one history.
+
+Owns the order in which they begin and end, and the judgement: everything accepted has ended, everything sent is acked, nothing is left
+behind in Redis, no process met a mistake of its own, and the checker of promises finds nothing. What goes wrong is the test's.
+
+    async with Scene(tmp_path, redis, agents=50) as scene:
+        ...
+        await scene.judge(say)
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from redis.asyncio import Redis
+
+from tests.faults.evidence import excerpts
+from tests.faults.outlook import shown_offline, unfinished_executions
+from tests.support.agent_options import Options, Timings
+from tests.support.checker import Rules, check
+from tests.support.cluster_process import ClusterProcess, Section
+from tests.support.control_plane import ControlPlane
+from tests.support.eventually import eventually
+from tests.support.feed_reader import FeedReader
+from tests.support.ledger import Ledger
+from tests.support.recorder import Recorder
+from tests.support.redis_server import RedisServer
+from tests.support.said import Say
+from tests.support.simulated_agent import timings_with
+from tests.support.simulated_fleet import Fleet
+from tests.support.task_runner import Behaviour
+
+SOON_BACK = timings_with(Timings().returning(0.1), resend_after_s=(1.0, 2.0, 4.0, 8.0, 14.0, 20.0, 26.0, 32.0))
+GRACE_S = 3.0
+_CONFIG: Mapping[str, Section] = {"tasks": {"redelivery_grace": GRACE_S}, "logging": {"level": "warn"}}
+_SHARD = "agsrv:{s0}:"
+
+
+class Scene:
+    """A cluster at work. Use as a context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        redis: RedisServer,
+        *,
+        agents: int,
+        nodes: int = 2,
+        config: Mapping[str, Section] | None = None,
+        timings: Timings = SOON_BACK,
+        run: Behaviour | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.recorder = Recorder()
+        self.ledger = Ledger(self.recorder)
+        config = {**_CONFIG, **(config or {})}
+        self.cluster = ClusterProcess(folder / "cluster", redis_url=redis.url, nodes=nodes, config=config)
+        self.control_plane = ControlPlane(self.cluster.url, recorder=self.recorder, retry_s=0.1)
+        self.fleet = Fleet(self.cluster.url, agents, recorder=self.recorder, timings=timings, run=run, options=options)
+        self._reader = FeedReader(redis.url, self.recorder)
+        self._group = FeedReader(redis.url, self.recorder, group="django")
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.cluster)
+            await self.cluster.wait_ready(30.0)
+            await stack.enter_async_context(self._reader)
+            await stack.enter_async_context(self._group)
+            await stack.enter_async_context(self.fleet)
+            await self.fleet.connected()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    # ---- the judgement
+
+    async def judge(self, say: Say, rules: Rules | None = None, *, calm_s: float = 60.0) -> None:
+        """Wait until all is done, and say how much was looked at. Raises: AssertionError with what is wrong, and evidence."""
+        began_s = time.monotonic()
+        try:
+            await self._calm(calm_s)
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *self._evidence([str(error)])])) from None
+        say(f"calm after {time.monotonic() - began_s:.1f} s")
+        verdict = check(self.recorder.events, rules)
+        say(str(verdict))
+        if verdict.violations:
+            raise AssertionError("\n".join([str(verdict), *self._evidence(verdict.violations)]))
+
+    async def _calm(self, timeout_s: float) -> None:
+        """Wait until every accepted task has ended and nothing is under way. Raises: AssertionError with what is left."""
+        await self.fleet.connected(timeout_s)
+        await eventually(self.ledger.unfinished, timeout_s, every_s=0.1)
+        await self.fleet.settled(timeout_s)
+        await eventually(self._left_behind, 15.0, every_s=0.2)
+        await eventually(self._shown_otherwise, 15.0, every_s=0.2)
+        await self._reader.caught_up()
+        await self._group.caught_up()
+        wrong = [*unfinished_executions(self.recorder.events), *self._shown_offline(), *self.cries()]
+        assert not wrong, "\n".join(wrong)
+
+    def _evidence(self, wrong: Sequence[str]) -> Iterator[str]:
+        """What is known of the ids in these lines."""
+        history = self.folder / "history.jsonl"
+        self.recorder.save(history)
+        yield f"the history is in {history}, what the cluster said in {self.cluster.folder}"
+        yield from excerpts(self.recorder.events, wrong)
+
+    async def _left_behind(self) -> list[str]:
+        """What a cluster with nothing to do holds in Redis, and should not, or does not hold, and should."""
+        async with Redis.from_url(self.redis.url, decode_responses=True) as client:
+            held = {
+                "mailboxes": sum([1 async for _ in client.scan_iter(f"{_SHARD}mail:*", count=1000)]),
+                "tasks due": await client.zcard(f"{_SHARD}due"),
+                "entries owed": await client.hlen(f"{_SHARD}unfed"),
+                "owners": await client.hlen(f"{_SHARD}owners"),
+                "leases to end": await client.zcard(f"{_SHARD}deadlines"),
+            }
+        agents = len(self.fleet.agents)
+        wanted = {"owners": agents, "leases to end": agents}
+        return [
+            f"{count} {name}, not {wanted.get(name, 0)}" for name, count in held.items() if count != wanted.get(name, 0)
+        ]
+
+    async def _shown_otherwise(self) -> str:
+        """How many agents the control plane is told are active, when it is not all of them."""
+        answer: Any = (await self.control_plane.agents("status=active")).json()
+        active, all_of_them = len(answer["agents"]), len(self.fleet.agents)
+        return "" if active == all_of_them else f"{active} of {all_of_them} connected agents are shown as active"
+
+    def _shown_offline(self) -> Iterator[str]:
+        return shown_offline(self.recorder.events, (agent.agent_id for agent in self.fleet.agents))
+
+    def cries(self) -> list[str]:
+        """What the processes said that only a mistake of theirs makes them say."""
+        said = self.cluster.stderr.read_text(errors="replace").splitlines()
+        return [
+            line[:2000] for line in said if "Traceback" in line or '"log.level":"error"' in line or "CRITICAL" in line
+        ]

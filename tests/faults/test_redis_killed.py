@@ -1,0 +1,71 @@
+"""F6: Redis dies and is back after 5 s with its append-only file. Calls are refused in time, nobody is disconnected, nothing is lost."""
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+from tests.faults.load import Load, varied
+from tests.faults.scene import Scene
+from tests.support.control_plane import as_bytes, new_task
+from tests.support.http_client import Response
+from tests.support.recorder import Closed, Opened
+from tests.support.redis_server import RedisServer
+from tests.support.said import Say
+
+AWAY_S = 5.0
+REFUSED_WITHIN_S = 3.0
+SUCCESS_AFTER_S = 2.0
+
+
+async def test_a_killed_redis_costs_503_and_nothing_else(
+    killable_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
+) -> None:
+    agents, kills = (200, 5) if is_long else (60, 1)
+    async with Scene(tmp_path, killable_redis, agents=agents, run=varied(chance)) as scene:
+        load = Load(scene.control_plane, hosts=agents, count=kills * 500, per_s=50.0, chance=chance)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            for _ in range(kills):
+                await asyncio.sleep(2.0)
+                await _kill_and_return(scene, say)
+        dropped = scene.recorder.of(Closed)
+        say(f"{len(dropped)} of {len(scene.recorder.of(Opened))} sockets dropped")
+        assert not dropped
+        await scene.judge(say)
+
+
+async def _kill_and_return(scene: Scene, say: Say) -> None:
+    scene.recorder.fault("kill -9 of Redis")
+    scene.redis.kill()
+    away_until_s, refused_s = time.monotonic() + AWAY_S, []
+    while time.monotonic() < away_until_s:
+        refused_s.append(await _time_to_refuse(scene))
+    scene.redis.start()
+    back_s = time.monotonic()
+    while (await _post(scene)).status != 200:
+        assert time.monotonic() - back_s <= SUCCESS_AFTER_S, "no POST was taken"
+    took_s = time.monotonic() - back_s
+    say(
+        f"{len(refused_s)} of {len(refused_s)} POSTs refused within {max(refused_s):.2f} s; the first taken after {took_s:.2f} s"
+    )
+    assert took_s <= SUCCESS_AFTER_S
+
+
+async def _time_to_refuse(scene: Scene) -> float:
+    """A POST is answered with 503 and when to come back; how long that takes."""
+    began_s = time.monotonic()
+    answer = await _post(scene)
+    took_s = time.monotonic() - began_s
+    assert answer.status == 503, answer
+    assert int(answer.headers["retry-after"]) > 0
+    assert took_s <= REFUSED_WITHIN_S
+    await asyncio.sleep(0.1)
+    return took_s
+
+
+async def _post(scene: Scene) -> Response:
+    """One attempt, never repeated."""
+    host = len(scene.fleet.agents)
+    task = as_bytes(new_task(host))
+    return await scene.control_plane.call("POST", f"/api/agents/{host}/tasks/", task, target=str(host), tasks=[task])

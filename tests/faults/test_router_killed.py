@@ -1,0 +1,77 @@
+"""F4: the router dies while it takes tasks, and the control plane repeats them: each task runs once, none is lost.
+
+Redis stands still when the router dies, so that it takes the tasks afterwards, for a caller that heard nothing: the hardest moment.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.faults.scene import Scene
+from tests.support.control_plane import new_task
+from tests.support.eventually import eventually
+from tests.support.http_client import Response
+from tests.support.recorder import Answered
+from tests.support.redis_server import RedisServer
+from tests.support.said import Say
+from tests.support.task_runner import quick
+
+pytestmark = pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)
+
+BACK_S = 2.0
+AT_ONCE = 40  # POSTs under way when it dies
+
+
+async def test_a_router_killed_while_it_takes_tasks_loses_and_doubles_none(
+    killable_redis: RedisServer, tmp_path: Path, say: Say, is_long: bool
+) -> None:
+    agents, kills = (100, 10) if is_long else (20, 2)
+    async with Scene(tmp_path, killable_redis, agents=agents, run=quick()) as scene:
+        back_s = [await _kill_mid_post(scene, say) for _ in range(kills)]
+        assert back_s[0] <= BACK_S, (
+            f"the first answer came {back_s[0]:.1f} s after the kill"
+        )  # later ones wait for the supervisor
+        await scene.judge(say)
+
+
+async def _kill_mid_post(scene: Scene, say: Say) -> float:
+    """How long after the kill the first POST was answered."""
+    ids = [
+        agent.agent_id for agent in scene.fleet.agents
+    ]  # a host id would wait for Redis before its task is on its way there
+    await scene.control_plane.post_task(ids[0], new_task())  # so does a router's first
+    before = await _tasks_in(scene.redis)
+    scene.redis.pause()
+    async with asyncio.TaskGroup() as group:
+        posts = [
+            group.create_task(scene.control_plane.post_task(ids[number % len(ids)], new_task()))
+            for number in range(AT_ONCE)
+        ]
+        await asyncio.sleep(0.3)  # by now some are with Redis; the others are in the router, or on their way to it
+        scene.recorder.fault("kill -9 of the router")
+        scene.cluster.kill_router()
+        killed_s = time.monotonic()
+        scene.redis.resume()
+        taken = await _tasks_in(scene.redis) - before
+        await eventually(lambda: _all_wait(posts), 30.0, every_s=0.005)
+        back_s = time.monotonic() - killed_s
+    assert all(post.result().status == 200 for post in posts)
+    unanswered = sum(answer.status == 0 for answer in scene.recorder.of(Answered))
+    say(
+        f"{taken} of {AT_ONCE} tasks taken for a dead router, {unanswered} calls unanswered so far, back in {back_s:.1f} s"
+    )
+    assert taken, "no POST was on its way to Redis"
+    return back_s
+
+
+def _all_wait(posts: Sequence[asyncio.Task[Response]]) -> bool:
+    return not any(post.done() for post in posts)
+
+
+async def _tasks_in(redis: RedisServer) -> int:
+    async with Redis.from_url(redis.url) as client:
+        return sum([1 async for _ in client.scan_iter("agsrv:{s0}:task:*", count=10_000)])
