@@ -80,7 +80,8 @@ async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
     except (NoReply, OSError, TimeoutError) as error:
         raise StoreUnavailable("Redis does not answer") from error
     except ResponseError as error:
-        text = str(error)  # inside a script, Redis 6.2 puts its own words before the reason; elsewhere the driver takes it off
+        # Inside a script, Redis 6.2 puts its own words before the reason; elsewhere the driver takes the reason off.
+        text = str(error)
         if isinstance(error, OutOfMemoryError) or "OOM" in text:
             raise StoreUnavailable("Redis is full") from error
         if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError) or any(word in text for word in _AWAY):

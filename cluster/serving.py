@@ -75,7 +75,9 @@ def server(
 
 def limits_of(config: settings.Server) -> HttpLimits:
     """The limits of HTTP requests, by the configuration."""
-    return HttpLimits(max_body_bytes=config.max_body_bytes, body_timeout_s=config.read_timeout_s, write_stall_s=config.write_timeout_s)
+    return HttpLimits(
+        max_body_bytes=config.max_body_bytes, body_timeout_s=config.read_timeout_s, write_stall_s=config.write_timeout_s
+    )
 
 
 def tls_context(config: settings.Server) -> ssl.SSLContext | None:
