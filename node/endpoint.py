@@ -114,8 +114,12 @@ class AgentEndpoint:
 
     async def _accept(self, socket: WebSocket, profile: Profile, claim: Claim) -> None:
         session = Session(self._crew, profile, claim, _address(socket), self._patience)
-        await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-        socket.scope["extensions"]["link"](session)
+        try:
+            await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
+            socket.scope["extensions"]["link"](session)
+        except BaseException:  # the handshake's deadline: what was claimed is let go of
+            self._presence.end(session)
+            raise
 
 
 def _token(socket: WebSocket) -> str:

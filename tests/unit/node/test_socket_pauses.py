@@ -23,6 +23,12 @@ def test_a_pause_keeps_the_rest_until_resume() -> None:
     assert not bench.transport.is_paused
 
 
+def test_a_pause_at_the_last_message_stops_reading_too() -> None:
+    bench = Bench(session=Recorder(on(b"1", Link.pause))).begin()
+    bench.hear(*map(text, numbered(2)))
+    assert bench.transport.is_paused
+
+
 def test_pausing_twice_needs_one_resume() -> None:
     bench = Bench().begin()
     bench.link.pause()
