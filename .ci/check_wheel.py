@@ -15,7 +15,9 @@ PACKAGES = ("cluster", "node", "router")
 
 def sources() -> set[str]:
     """What a wheel must carry: code, scripts, the pages about them, and the mark of typed packages."""
-    files = {p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.suffix in {".py", ".lua", ".md", ".typed"}}
+    files = {
+        p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.suffix in {".py", ".lua", ".md", ".typed"}
+    }
     return {str(p.relative_to(ROOT)) for p in files}
 
 

@@ -383,6 +383,7 @@ class Registry:
     async def overdue(self, limit: int) -> list[Overdue]:
         """Owned agents whose deadline has passed, at most `limit` a shard. Whether the lease has run out, release sees."""
         found: list[Overdue] = []
+        ownerless: list[Release] = []
         now_ms = self._store.now_ms()
         async with self._store.session() as client:
             for shard in range(self._keys.shards):
@@ -394,7 +395,8 @@ class Registry:
                         silent_ms = max(0, now_ms - int(deadline_ms) + self.timeout_ms)
                         found.append(Overdue(agent_id.decode(), _owner(value), silent_ms))
                     else:
-                        await client.zrem(deadlines, agent_id)
+                        ownerless.append(Release(agent_id.decode(), "", "", 0))
+        await self.release(ownerless)  # drops their deadlines, but for those that were claimed meanwhile
         return found
 
     # ---- who is gone
