@@ -79,6 +79,11 @@ async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
         raise StoreUnavailable("Redis does not answer") from error
     except (NoReply, OSError, TimeoutError) as error:
         raise StoreUnavailable("Redis does not answer") from error
+    except RuntimeError as error:  # uvloop's word for writing to a connection that has just been closed
+        if "closed" not in str(error):
+            raise
+        await _dropped(pool)
+        raise StoreUnavailable("Redis does not answer") from error
     except ResponseError as error:
         # Inside a script, Redis 6.2 puts its own words before the reason; elsewhere the driver takes the reason off.
         text = str(error)

@@ -15,21 +15,23 @@ from tests.support.recorder import Closed, Recorder
 from tests.support.required_redis import require_redis
 from tests.support.said import Say
 from tests.support.simulated_fleet import Fleet
+from tests.support.slowness import slowness
 
-READY_S = 6.0  # the promise is 3 s; half of a machine may be busy with other tests
-STOP_S = 2.0  # the promise is 1 s with few agents
+READY_S = 3.0
+STOP_S = 1.0  # with few agents
 RESTARTING = 1012
 
 
 async def test_it_serves_within_seconds_and_prints_where_everything_listens(tmp_path: Path, say: Say) -> None:
     require_redis("6.2")
-    async with ClusterProcess(tmp_path, nodes=3) as cluster:
+    limit_s = READY_S * await slowness()
+    async with ClusterProcess(tmp_path) as cluster:
         began_s = time.monotonic()
         await eventually(lambda: "" if "ready " in _printed(cluster) else cluster.output(), 30.0, every_s=0.01)
         said_s = time.monotonic() - began_s
         await cluster.wait_ready(30.0)
         say(f"ready after {said_s:.1f} s by its own word, serving after {time.monotonic() - began_s:.1f} s")
-        assert said_s <= READY_S
+        assert said_s <= limit_s
         printed = _printed(cluster)
         await _every_address_answers(printed)
         rows = [line.split()[:2] for line in printed.splitlines()[1:] if not line.startswith("ready")]
@@ -44,7 +46,7 @@ def _printed(cluster: ClusterProcess) -> str:
 
 async def _every_address_answers(printed: str) -> None:
     admins = re.findall(r"admin (http://\S+)", printed)
-    assert len(admins) == 4, printed
+    assert len(admins) == 3, printed
     for url in admins:
         for path in ("/livez", "/readyz", "/metrics"):
             answer = await HttpClient(url).request("GET", path)
@@ -59,17 +61,16 @@ async def test_asked_to_stop_it_ends_at_once_with_0_and_tells_its_agents(
     recorder = Recorder()
     async with Fleet(cluster.url, 20, recorder=recorder, timings=Timings()) as fleet:
         await fleet.connected()
-        children = cluster.children()
+        limit_s = STOP_S * await slowness()
         began_s = time.monotonic()
         cluster.supervisor.send_signal(number)
         code = await _ended(cluster)
         took_s = time.monotonic() - began_s
         say(f"stopped after {took_s:.2f} s with 20 agents")
         assert code == 0, cluster.output()
-        assert took_s <= STOP_S
+        assert took_s <= limit_s
         await eventually(lambda: not fleet.elsewhere() and "agents are connected")
         assert {closed.code for closed in recorder.of(Closed)} == {RESTARTING}
-    assert children
 
 
 async def _ended(cluster: ClusterProcess) -> int:

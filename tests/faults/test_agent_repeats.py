@@ -19,11 +19,11 @@ TIMES = 3
 
 
 async def test_what_is_sent_three_times_more_and_in_any_order_is_written_once(
-    killable_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
+    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
 ) -> None:
     agents, rounds = (100, 10) if is_long else (20, 3)
     options = Options(keeps_sent=True, doubles_results=True)
-    async with Scene(tmp_path, killable_redis, agents=agents, run=varied(chance), options=options) as scene:
+    async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance), options=options) as scene:
         frames = 0
         for _ in range(rounds):
             load = Load(

@@ -26,7 +26,7 @@ LIVELY = timings_with(SOON_BACK, heartbeat_s=2.0)
 @pytest.mark.parametrize("victims", [NODES, EVERYTHING], ids=["nodes", "everything"])
 async def test_random_kills_break_no_promise(
     victims: Mapping[str, float],
-    killable_redis: RedisServer,
+    faithful_redis: RedisServer,
     tmp_path: Path,
     chance: random.Random,
     say: Say,
@@ -34,7 +34,7 @@ async def test_random_kills_break_no_promise(
 ) -> None:
     agents, tasks, per_s = (200, 5_000, 60.0) if is_long else (100, 1_500, 75.0)
     async with Scene(
-        tmp_path, killable_redis, agents=agents, run=varied(chance), timings=LIVELY, config=SHORT_LEASES
+        tmp_path, faithful_redis, agents=agents, run=varied(chance), timings=LIVELY, config=SHORT_LEASES
     ) as scene:
         load = Load(scene.control_plane, hosts=agents, count=tasks, per_s=per_s, chance=chance)
         havoc = Havoc(scene, chance, victims, pause_s=(1.0, 5.0))

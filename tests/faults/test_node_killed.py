@@ -21,10 +21,10 @@ HANDED_ELSEWHERE_S = 4.0
 
 
 async def test_a_killed_node_loses_nothing_and_its_agents_are_owned_again(
-    killable_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
+    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
 ) -> None:
     agents, kills = (200, 5) if is_long else (60, 1)
-    async with Scene(tmp_path, killable_redis, agents=agents, run=varied(chance), timings=Timings()) as scene:
+    async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance), timings=Timings()) as scene:
         load = Load(scene.control_plane, hosts=agents, count=kills * 600, per_s=50.0, chance=chance)
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())

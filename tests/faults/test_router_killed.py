@@ -18,6 +18,7 @@ from tests.support.http_client import Response
 from tests.support.recorder import Answered
 from tests.support.redis_server import RedisServer
 from tests.support.said import Say
+from tests.support.slowness import slowness
 from tests.support.task_runner import quick
 
 pytestmark = pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)
@@ -27,14 +28,15 @@ AT_ONCE = 40  # POSTs under way when it dies
 
 
 async def test_a_router_killed_while_it_takes_tasks_loses_and_doubles_none(
-    killable_redis: RedisServer, tmp_path: Path, say: Say, is_long: bool
+    faithful_redis: RedisServer, tmp_path: Path, say: Say, is_long: bool
 ) -> None:
     agents, kills = (100, 10) if is_long else (20, 2)
-    async with Scene(tmp_path, killable_redis, agents=agents, run=quick()) as scene:
+    async with Scene(tmp_path, faithful_redis, agents=agents, run=quick()) as scene:
+        limit_s = BACK_S * await slowness()
         back_s = [await _kill_mid_post(scene, say) for _ in range(kills)]
-        assert back_s[0] <= BACK_S, (
-            f"the first answer came {back_s[0]:.1f} s after the kill"
-        )  # later ones wait for the supervisor
+        assert (
+            back_s[0] <= limit_s
+        )  # later ones wait for the supervisor, which is in no hurry with who dies again and again
         await scene.judge(say)
 
 

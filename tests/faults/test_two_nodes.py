@@ -37,12 +37,12 @@ CONFIG: dict[str, Section] = {
 
 
 @pytest.fixture
-async def services(killable_redis: RedisServer, tmp_path: Path) -> AsyncIterator[dict[str, ServiceProcess]]:
+async def services(faithful_redis: RedisServer, tmp_path: Path) -> AsyncIterator[dict[str, ServiceProcess]]:
     """Two nodes, each with a port of its own, and a router."""
     async with AsyncExitStack() as stack:
         services = {}
         for name, role in ROLES.items():
-            service = ServiceProcess(role, tmp_path / name, redis_url=killable_redis.url, config=CONFIG)
+            service = ServiceProcess(role, tmp_path / name, redis_url=faithful_redis.url, config=CONFIG)
             services[name] = await stack.enter_async_context(service)
         for service in services.values():
             await service.wait_ready(30.0)
@@ -101,7 +101,7 @@ class Contest:
 
 async def test_of_two_connections_the_newest_owns_and_the_other_gets_nothing(
     services: dict[str, ServiceProcess],
-    killable_redis: RedisServer,
+    faithful_redis: RedisServer,
     chance: random.Random,
     say: Say,
     is_long: bool,
@@ -111,8 +111,8 @@ async def test_of_two_connections_the_newest_owns_and_the_other_gets_nothing(
     agent = TornAgent(Identity(services["r"].url, "torn", "torn"), recorder)
     await agent.register()
     async with (
-        FeedReader(killable_redis.url, recorder) as reader,
-        Redis.from_url(killable_redis.url, decode_responses=True) as redis,
+        FeedReader(faithful_redis.url, recorder) as reader,
+        Redis.from_url(faithful_redis.url, decode_responses=True) as redis,
     ):
         contest = Contest(services, agent, redis, chance)
         for _ in range(1_000 if is_long else 150):

@@ -405,7 +405,7 @@ class Delivery(RuleBasedStateMachine):
 @pytest.mark.parametrize("on_restart", ["fail", "redeliver"])
 def test_redis_delivers_by_the_rules(redis_server: RedisServer, on_restart: str, is_long: bool) -> None:
     length = hypothesis.settings(
-        max_examples=500 if is_long else 12, stateful_step_count=60 if is_long else 40, deadline=None,
+        max_examples=200 if is_long else 12, stateful_step_count=60 if is_long else 40, deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
     with asyncio.Runner() as runner:

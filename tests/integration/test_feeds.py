@@ -75,6 +75,11 @@ async def test_a_message_is_written_once_whoever_brings_it_however_often(make_co
     assert sorted(entry["task_id"] for entry in await nodes[0].feed()) == [f"t{n}" for n in range(5)]
 
 
+async def test_a_message_twice_in_one_batch_is_written_once(core: Core) -> None:
+    await core.feeds.append_results([a_result("agent-1", "t1", "running", message_id="m1")] * 2)
+    assert len(await core.feed()) == 1
+
+
 async def test_the_same_message_id_of_another_agent_is_another_message(core: Core) -> None:
     for agent_id in ("agent-1", "agent-2"):
         await core.feeds.append_results([a_result(agent_id, "t1", "running", message_id="m1")])
@@ -241,7 +246,7 @@ async def test_each_line_is_an_entry_and_a_message_is_written_once(make_core: Ma
     }  # fmt: skip
 
 
-async def test_a_message_twice_in_one_call_is_written_once(core: Core) -> None:
+async def test_a_log_message_twice_in_one_call_is_written_once(core: Core) -> None:
     await core.feeds.append_logs([("agent-1", "m1", [a_line("a")])] * 2)
     assert len(await core.feed("agent_logs")) == 1
 

@@ -341,6 +341,20 @@ async def test_a_take_is_bounded_by_bytes_but_for_its_last_task(core: Core) -> N
     ]
 
 
+async def test_a_slice_that_is_taken_again_does_not_set_the_mailbox_back(core: Core) -> None:
+    """Or the next claim would take what was sent for what was not."""
+    holder = await core.connected()
+    for n in range(3):
+        await core.post(holder.agent_id, f"t{n}", command="x" * (TAKE_BYTES // 2))
+    while await core.take(holder):
+        pass
+    (again,) = await core.mailbox.take([Take(holder.agent_id, holder.owner, 0, "0")])
+    assert again is not None
+    assert ids(again.tasks) == ["t0", "t1"]
+    claim = await core.claim(holder.agent_id, "n2")
+    assert (claim.taken, claim.unended) == (3, 3)
+
+
 async def test_a_batch_is_handed_out_in_one_piece_however_large(core: Core) -> None:
     holder = await core.connected()
     await core.post(holder.agent_id, *(f"t{n}" for n in range(4)), batch="b1", command="x" * (TAKE_BYTES // 2))

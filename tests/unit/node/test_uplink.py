@@ -11,13 +11,13 @@ import pytest
 
 from cluster import messages
 from cluster.errors import StoreUnavailable
-from cluster.feeds import Feeds, ResultEntry
+from cluster.feeds import Feeds, ResultEntry, result_entry
 from cluster.mailbox import APPEND, Mailbox, Said
 from cluster.messages import LogLine, Result
 from node import uplink as uplink_module
 from node.frames import text_frame
 from node.session import Session
-from node.uplink import ASK_AGAIN_S, BATCH_BYTES, BATCH_ITEMS, FULL_BYTES, FULL_ITEMS, KNOWN_TASKS, LATE_MS, Uplink
+from node.uplink import ASK_AGAIN_S, BATCH_BYTES, BATCH_ITEMS, FULL_BYTES, KNOWN_TASKS, LATE_MS, Uplink
 from tests.support.eventually import eventually
 from tests.unit.node.session_bench import AGENT, NOW_MS, a_session, link_of
 
@@ -102,9 +102,13 @@ async def bench() -> Bench:
     return Bench()
 
 
+FULL_ITEMS = 2000  # in these tests
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uplink_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(uplink_module, "FULL_ITEMS", FULL_ITEMS)
 
 
 def acked(session: Session) -> list[str]:
@@ -341,6 +345,17 @@ async def test_only_success_failed_and_cancelled_are_ends(bench: Bench, status: 
     assert bool(said.entry) == (kind == "end")
     assert [entry.status for entry in bench.store.results[0]] == [status]
     assert bool(bench.store.paid_as) == (kind == "end")
+
+
+async def test_what_is_owed_knows_its_place_in_the_batch_that_settled_it(bench: Bench) -> None:
+    """If this process dies here, a router pays in the order in which the agent said it."""
+    session = a_session()
+    for n in range(3):
+        bench.result(session, f"m{n}", f"t{n}")
+    async with bench.running():
+        pass
+    owed = [result_entry(said.entry.encode()) for said in bench.store.settled[0]]
+    assert [(entry.message_id, entry.place) for entry in owed] == [("m0", 0), ("m1", 1), ("m2", 2)]
 
 
 async def test_the_spurious_answer_is_a_sign_of_life_acked_and_not_written(bench: Bench) -> None:
