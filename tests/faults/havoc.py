@@ -15,7 +15,7 @@ Blow = Callable[[], Awaitable[str]]  # says whom it struck; "" when nobody was t
 
 
 class Havoc:
-    """Strikes at random. `weights`: what may be struck, and how often in proportion: node, router, redis, pause, cut, agent."""
+    """Strikes at random. `weights`: what may be struck, and how often in proportion: see `_blows`."""
 
     def __init__(
         self, scene: Scene, chance: random.Random, weights: Mapping[str, float], pause_s: tuple[float, float]
@@ -25,7 +25,7 @@ class Havoc:
         self._weights = dict(weights)
         self._pause_s = pause_s
         self._blows: dict[str, Blow] = {
-            "node": self._node, "router": self._router, "redis": self._redis,
+            "node": self._node, "router": self._router, "redis": self._redis, "stall": self._stall,
             "pause": self._pause, "cut": self._cut, "agent": self._agent,
         }  # fmt: skip
         self.struck: Counter[str] = Counter()
@@ -63,6 +63,14 @@ class Havoc:
         await asyncio.sleep(away_s)
         self._scene.redis.start(30.0)  # in this thread: the kernel kills what a thread started with it
         return f"Redis, for {away_s:.1f} s"
+
+    async def _stall(self) -> str:
+        """Redis stands still: what it was asked is done later, when nobody waits for the reply any more."""
+        self._scene.redis.pause()
+        stalled_s = self._chance.uniform(0.5, 5.0)
+        await asyncio.sleep(stalled_s)
+        self._scene.redis.resume()
+        return f"Redis, stalled for {stalled_s:.1f} s"
 
     async def _pause(self) -> str:
         """SIGSTOP for a while, during which some of its agents go elsewhere: what it writes afterwards comes too late."""
