@@ -97,7 +97,8 @@ async def test_a_rolling_restart_replaces_every_process_and_fails_no_post(cluste
         say(f"rolling restart of {len(before)} processes in {took_s:.1f} s: {failed} of {len(statuses)} POSTs failed")
         assert not failed, Counter(statuses)
         await fleet.connected()
-        await eventually(ledger.unfinished, 75.0)  # one marked for a socket that closed meanwhile goes again after the grace, 40 s
+        # A task that was marked for a socket which closed meanwhile goes again after the grace, 40 s.
+        await eventually(ledger.unfinished, 75.0)
         await fleet.settled()
         await reader.caught_up()
     gaps_s = _gaps_s(recorder)
