@@ -78,7 +78,7 @@ offline_entry = msgspec.json.Decoder(Offline).decode
 
 
 class StatusEntry(Struct, frozen=True, gc=False):
-    """One entry of the status feed. `fields` are pairs, flat; `kind` is `on`, `off` or `any` (not bound to an epoch)."""
+    """One entry of the status feed. `fields` are pairs, flat; `kind`: see append_status.lua."""
 
     agent_id: str
     epoch: str

@@ -1,8 +1,8 @@
 """What the node tells of its agents: status entries and task statistics, to their feeds.
 
-Owns the rhythm of both; what an agent's end is called comes from whoever ended it. Rules: `online` when an agent came (a takeover says
-nothing), then every `status_stream.interval`; statistics every `push_interval` for agents that changed, and when they go. Reports are
-not owed: one that Redis did not take is replaced by the next.
+Owns the rhythm of both; what an agent's end is called comes from whoever ended it. Rules: `online` when an agent came (after a
+takeover only where the feed's last word was another), then every `status_stream.interval`; statistics every `push_interval` for agents
+that changed, and when they go. Reports are not owed: one that Redis did not take is replaced by the next.
 """
 
 import asyncio
@@ -42,8 +42,7 @@ class Reports:
 
     def on_start(self, session: Session, *, is_takeover: bool) -> None:
         """An agent came, or changed its owner."""
-        if not is_takeover:
-            self._say_online(session)
+        self._statuses.append(_online(session, self._now_ms(), "over" if is_takeover else "on"))
         if self._status_interval_s:
             self._queue.append((asyncio.get_running_loop().time() + self._status_interval_s, session))
 
@@ -119,14 +118,14 @@ class Reports:
             pass
 
 
-def _online(session: Session, now_ms: int) -> StatusEntry:
+def _online(session: Session, now_ms: int, kind: str = "on") -> StatusEntry:
     heard_ms = str(now_ms - session.age_ms)
     host = _host_fields(session)
     fields = (
         *identity(session.agent_id, session.profile.name, str(session.profile.host_id)),
         *("status", "online", "last_heartbeat", heard_ms, "timestamp", str(now_ms), *host),
     )
-    return StatusEntry(session.agent_id, str(session.epoch), "on", fields)
+    return StatusEntry(session.agent_id, str(session.epoch), kind, fields)
 
 
 def _host_fields(session: Session) -> tuple[str, ...]:

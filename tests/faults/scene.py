@@ -17,7 +17,7 @@ from typing import Any, Self
 from redis.asyncio import Redis
 
 from tests.faults.evidence import excerpts
-from tests.faults.outlook import shown_offline, unfinished_executions
+from tests.support.outlook import shown_offline, unfinished_executions
 from tests.support.agent_options import Options, Timings
 from tests.support.checker import Rules, check
 from tests.support.cluster_process import ClusterProcess, Section

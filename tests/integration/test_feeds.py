@@ -292,6 +292,16 @@ async def statuses(core: Core) -> list[str]:
     return [entry["status"] for entry in await core.feed("agent_status")]
 
 
+async def test_a_takeover_is_told_only_where_the_agent_is_not_said_to_be_online(core: Core) -> None:
+    """A node that died right after a claim took its `online` with it."""
+    await core.feeds.append_status([a_status("over", 3, "online"), a_status("over", 4, "online")])
+    assert await statuses(core) == ["online"]
+    await core.feeds.append_status(
+        [a_status("off", 4), a_status("over", 6, "online"), a_status("on", 5), a_status("off", 5)]
+    )
+    assert await statuses(core) == ["online", "offline", "online"]
+
+
 async def test_offline_is_told_once_an_epoch(make_core: MakeCore) -> None:
     routers = [await make_core() for _ in range(4)]
     await routers[0].feeds.append_status([a_status("on", 5)])

@@ -157,11 +157,12 @@ async def test_a_disks_usage_is_passed_on_whatever_its_shape(disk: Any) -> None:
     assert json.loads(fields["system"])["disk"] == disk
 
 
-async def test_a_takeover_is_not_told() -> None:
+@pytest.mark.parametrize(("is_takeover", "kind"), [(False, "on"), (True, "over")])
+async def test_a_takeover_leaves_it_to_the_feed_whether_it_is_told(is_takeover: bool, kind: str) -> None:
     bench = Bench()
-    bench.reports.on_start(a_session(), is_takeover=True)
+    bench.reports.on_start(a_session(), is_takeover=is_takeover)
     await bench.reports.flush()
-    assert bench.feeds.statuses == []
+    assert [status.kind for status in bench.feeds.statuses] == [kind]
 
 
 async def test_an_agent_that_stays_is_told_of_at_every_interval_also_after_a_takeover() -> None:
