@@ -17,7 +17,6 @@ from typing import Any, Self
 from redis.asyncio import Redis
 
 from tests.faults.evidence import excerpts
-from tests.support.outlook import shown_offline, unfinished_executions
 from tests.support.agent_options import Options, Timings
 from tests.support.checker import Rules, check
 from tests.support.cluster_process import ClusterProcess, Section
@@ -25,6 +24,7 @@ from tests.support.control_plane import ControlPlane
 from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
 from tests.support.ledger import Ledger
+from tests.support.outlook import shown_offline, unfinished_executions
 from tests.support.recorder import Recorder
 from tests.support.redis_server import RedisServer
 from tests.support.said import Say
