@@ -3,6 +3,10 @@
 The promises hold as long as Redis keeps what it acknowledged. With `appendfsync everysec` a Redis that is killed may not: while an fsync
 is under way it answers before it writes, for up to 2 s. With `no` each write is with the kernel before it is answered, and survives the
 process. What is lost when power is, is nobody's business here.
+
+    pytest tests/faults                                             the short form, two minutes
+    pytest tests/faults --long -o faulthandler_timeout=900          more agents, more tasks, more kills
+    FAULT_SEED=7 pytest tests/faults/test_chaos.py                  the same chance again; the moments still differ
 """
 
 import os

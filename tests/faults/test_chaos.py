@@ -19,7 +19,12 @@ pytestmark = pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)
 
 NODES = {"node": 1.0}
 EVERYTHING = {"node": 3.0, "router": 1.0, "redis": 1.0, "stall": 1.0, "pause": 1.0, "cut": 2.0, "agent": 1.0}
-SHORT_LEASES: dict[str, Section] = {"agent": {"heartbeat_timeout": 12}}  # a dead node's leases run out within the test
+SHORT_LEASES: dict[
+    str, Section
+] = {  # so that a dead node's leases run out within the test, and what is shown is soon put right
+    "agent": {"heartbeat_timeout": 12},
+    "status_stream": {"interval": 5},
+}
 LIVELY = timings_with(SOON_BACK, heartbeat_s=2.0)
 
 

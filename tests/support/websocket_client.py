@@ -99,8 +99,9 @@ class Connection(asyncio.Protocol):
     def reset(self) -> None:
         """RST: what a killed process or a cut line looks like."""
         if self._transport is not None:
-            if not self._transport.is_closing():
-                self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw = None if self._transport.is_closing() else self._transport.get_extra_info("socket")
+            if raw is not None:  # uvloop has none once the peer has closed, and does not call that closing yet
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
 
     async def gone(self, within_s: float) -> None:
@@ -133,7 +134,8 @@ class Connection(asyncio.Protocol):
         """Whether the peer has closed or reset the socket; seen also while nothing is read."""
         if self._transport is None or self._transport.is_closing():
             return True
-        return self._socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED_BY_PEER
+        raw: socket.socket | None = self._transport.get_extra_info("socket")
+        return raw is None or raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _CLOSED_BY_PEER
 
     # ---- what the socket does ----
 
@@ -247,11 +249,6 @@ class Connection(asyncio.Protocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-    def _socket(self) -> socket.socket:
-        assert self._transport is not None
-        found: socket.socket = self._transport.get_extra_info("socket")
-        return found
 
 
 async def dial(

@@ -208,10 +208,11 @@ def test_a_task_may_run_as_often_as_redelivery_was_asked_for(story: Story) -> No
     assert story.wrong(max_runs=2) == []
 
 
-def test_a_task_that_ran_cannot_have_expired_before_delivery(story: Story) -> None:
+@pytest.mark.parametrize("text", ["task expired before delivery", "cancelled before delivery"])
+def test_a_task_that_ran_cannot_have_ended_before_delivery(story: Story, text: str) -> None:
     story.post("t1")
     story.run()
-    story.result_entry(OWN_END, "failed", error_msg="task expired before delivery")
+    story.result_entry(OWN_END, "failed", error_msg=text)
     assert story.wrong() == ["ran again"]
 
 
