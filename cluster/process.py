@@ -102,7 +102,7 @@ async def spawn(program: Program, *, tells_ready: bool = True) -> Process:
             env=dict(program.environ),
             pass_fds=(*program.fds, ready) if tells_ready else program.fds,
             start_new_session=True,
-            preexec_fn=_dies_with(os.getpid()),
+            preexec_fn=dies_with(os.getpid()),
         )
     except BaseException as error:
         os.close(out_end)
@@ -118,7 +118,8 @@ async def spawn(program: Program, *, tells_ready: bool = True) -> Process:
     return process
 
 
-def _dies_with(supervisor_pid: int) -> Callable[[], None] | None:
+def dies_with(supervisor_pid: int) -> Callable[[], None] | None:
+    """What a child runs between fork and exec, so that it dies with the thread of this process that starts it; None: cannot be had."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork: a forked process should do next to nothing
