@@ -7,14 +7,13 @@ does not drain; whether agents are connected is no matter.
 import asyncio
 from collections.abc import Callable
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster import telemetry
 from cluster.redis_client import Store
-from cluster.replies import HANDLERS, Edge, json_reply
+from cluster.replies import Edge, app_of, json_reply
 
 PROBE_S = 0.5
 GRACE_S = 5.0  # Redis may be away so long before a process says that it is not ready
@@ -59,4 +58,4 @@ def admin_app(readiness: Readiness, render: Callable[[], bytes]) -> Edge:
         return Response(render(), media_type=telemetry.CONTENT_TYPE)
 
     routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return Edge(Starlette(routes=routes, exception_handlers=HANDLERS))
+    return app_of(routes)

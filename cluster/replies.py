@@ -15,13 +15,17 @@
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from cluster import errors
 from cluster.redis_client import RETRY_AFTER_S
@@ -77,6 +81,22 @@ async def _on_unmeant(_: Request, __: Exception) -> Response:
 HANDLERS: dict[Any, Any] = {
     **dict.fromkeys(_ANSWERS, _on_known), HTTPException: _on_http, Exception: _on_unmeant,
 }  # fmt: skip
+
+
+class Call(Route):
+    """A path whose methods are these alone, whatever pattern of a later route it fits: any other method is 405 here."""
+
+    @override
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL else match), child
+
+
+def app_of(routes: Sequence[BaseRoute]) -> "Edge":
+    """An app of these routes."""
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app.router.redirect_slashes = False
+    return Edge(app)
 
 
 class Edge:

@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from cluster import nodes, serving, telemetry, verification
@@ -25,7 +24,7 @@ from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
 from cluster.registration import RegistrationEndpoint
 from cluster.registry import Registry
-from cluster.replies import HANDLERS, Edge
+from cluster.replies import app_of
 from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
 from cluster.settings import Settings
 from cluster.verification import Verification
@@ -116,8 +115,7 @@ class NodeProcess:
             WebSocketRoute("/ws/agent/{agent_id}", agents.enter),
             WebSocketRoute("/{path:path}", no_such_path),
         ]
-        app = Edge(Starlette(routes=routes, exception_handlers=HANDLERS))
-        return TrustedProxies(app, settings.server.trusted_proxies)
+        return TrustedProxies(app_of(routes), settings.server.trusted_proxies)
 
     def _verification(self) -> Verification | None:
         if not self._settings.control_plane.verify_registration:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cluster import acceptance, nodes, serving, telemetry, verification
@@ -23,7 +21,7 @@ from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
 from cluster.registration import RegistrationEndpoint
 from cluster.registry import Owner, Registry
-from cluster.replies import HANDLERS, Edge
+from cluster.replies import Call, app_of
 from cluster.security import Signer
 from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
 from cluster.trimming import Trimmer
@@ -111,12 +109,12 @@ class RouterProcess:
 
     def _app(self) -> ASGIApp:
         auth, server = self._settings.auth, self._settings.server
-        app: ASGIApp = InTime(Edge(Starlette(routes=self._routes(), exception_handlers=HANDLERS)))
+        app: ASGIApp = InTime(app_of(self._routes()))
         if auth.require_signature:
             app = RequireSignature(app, Signer(auth.shared_secret, auth.clock_skew_s))
         return TrustedProxies(app, server.trusted_proxies)
 
-    def _routes(self) -> list[Route]:
+    def _routes(self) -> list[Call]:
         register = RegistrationEndpoint(
             self._store, self._registry, self._feeds,
             public_url=self._settings.server.public_url, is_open=self._settings.auth.open_registration,
@@ -126,17 +124,16 @@ class RouterProcess:
         itself = SelfCalls(is_supervised=self._options.is_supervised)
         return [
             _post("/api/agents/register", register.register),
-            Route("/api/agents", agents.list, methods=["GET"]),
-            Route("/api/agents/{agent}", agents.one, methods=["GET", "DELETE"]),
+            Call("/api/agents", agents.list, methods=["GET"]),
+            Call("/api/agents/{agent}", agents.one, methods=["GET", "DELETE"]),
             _post("/api/agents/{agent}/tasks", tasks.post),
             _post("/api/agents/{agent}/tasks/batch", tasks.post_batch),
             _post("/api/agents/{agent}/tasks/cancel/batch", tasks.cancel_batch),
             _post("/api/agents/{agent}/tasks/{task_id:path}/cancel", tasks.cancel),
-            # After the paths that look like tasks: the first that matches names the methods of a 405.
-            Route("/api/agents/{agent}/tasks/{task_id:path}", tasks.show, methods=["GET"]),
+            Call("/api/agents/{agent}/tasks/{task_id:path}", tasks.show, methods=["GET"]),
             _post("/api/agents/{agent}/control", agents.control),
             _post("/api/agents/{agent}/upgrade", agents.upgrade),
-            Route("/api/metrics", agents.metrics, methods=["GET"]),
+            Call("/api/metrics", agents.metrics, methods=["GET"]),
             _post("/api/self/control", itself.control),
             _post("/api/self/upgrade", itself.upgrade),
         ]
@@ -173,8 +170,8 @@ class RouterProcess:
             await self._store.close()
 
 
-def _post(path: str, endpoint: Callable[..., Any]) -> Route:
-    return Route(path, endpoint, methods=["POST"])
+def _post(path: str, endpoint: Callable[..., Any]) -> Call:
+    return Call(path, endpoint, methods=["POST"])
 
 
 async def serve(options: Options) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -62,11 +61,9 @@ class TaskCalls:
     # ---- looking
 
     async def show(self, request: Request) -> Response:
-        """One task: its state, how often and when it was sent, what ended it."""
+        """One task: its state, how often and when it was sent, what ended it, how and why."""
         agent_id = await self._registry.resolve(request.path_params["agent"])
         task_id = request.path_params["task_id"]
-        if task_id in ("batch", "cancel/batch") or task_id.endswith("/cancel"):  # paths of calls that are POST alone
-            raise HTTPException(405, headers={"Allow": "POST"})
         messages.checked_task_id(task_id, "task_id")
         task = await self._mailbox.look(agent_id, task_id)
         if task is None:

@@ -209,12 +209,17 @@ async def test_broken_http_is_400_and_closed(gateway: Gateway, case: str) -> Non
     ("method", "path", "allowed"),
     [
         ("PUT", REGISTER, "POST"),
+        ("GET", REGISTER, "POST"),
+        ("DELETE", REGISTER.rstrip("/"), "POST"),
         ("PUT", "/api/agents", "GET"),
         ("POST", "/api/agents", "GET"),
         ("PATCH", f"/api/agents/{NOBODY}", "GET"),
         ("GET", f"/api/agents/{NOBODY}/tasks", "POST"),
         ("DELETE", f"/api/agents/{NOBODY}/tasks/batch", "POST"),
+        ("GET", f"/api/agents/{NOBODY}/tasks/batch", "POST"),
         ("GET", f"/api/agents/{NOBODY}/tasks/x/cancel", "POST"),
+        ("GET", f"/api/agents/{NOBODY}/tasks/cancel/batch", "POST"),
+        ("POST", f"/api/agents/{NOBODY}/tasks/x", "GET"),
         ("GET", f"/api/agents/{NOBODY}/control/", "POST"),
         ("POST", "/api/metrics", "GET"),
         ("GET", "/api/self/control", "POST"),
@@ -238,6 +243,21 @@ async def test_one_path_allows_both_of_its_methods(gateway: Gateway) -> None:
 )
 async def test_an_unknown_path_is_404(gateway: Gateway, path: str) -> None:
     error_of(await gateway.call("GET", path), 404, 1003)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/agents//"),
+        ("GET", "/api/metrics//"),
+        ("GET", f"/api/agents/{NOBODY}//"),
+        ("POST", f"{REGISTER}//"),
+    ],
+)
+async def test_two_slashes_at_the_end_are_an_unknown_path_and_no_redirect(
+    gateway: Gateway, method: str, path: str
+) -> None:
+    error_of(await gateway.call(method, path), 404, 1003)
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/ws/agent", "/ws/agent/", "/ws/agent/x/y", "/api/agents", "/ws/other/x"])
