@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from cluster import settings
+from cluster import reasons, settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
 from cluster.keys import Keys
 from cluster.messages import NewTask
@@ -28,6 +28,7 @@ UNSAID_WORK_S = 2 * 3600  # how long a task may work that says no timeout
 TAKE_TASKS = 1000
 TAKE_BYTES = 1 << 20
 _encode = msgspec.json.encode
+_TOLD = ("state", "attempts", "created", "sent", "ended", "by", "exit_code", "error_msg", "error_code", "cancel")
 
 
 class Post(Struct, frozen=True):
@@ -85,7 +86,10 @@ class Resumed(Struct, frozen=True):
 
 
 class Said(Struct, frozen=True, gc=False):
-    """What an agent says of a task. `kind`: `end`, `progress` or `life`; `entry`: the owed form of an end, as JSON."""
+    """What an agent says of a task. `kind`: `end`, `progress` or `life`.
+
+    Of an end: `entry`, its owed form as JSON, and how it is told, in the words of the results feed.
+    """
 
     agent_id: str
     task_id: str
@@ -93,6 +97,9 @@ class Said(Struct, frozen=True, gc=False):
     status: str = ""
     message_id: str = ""
     entry: str = ""
+    exit_code: str = "0"
+    error_msg: str = ""
+    error_code: str = "0"
 
 
 APPEND = 1  # the verdict on an `end` or `progress` that is to be written; 0: acked only
@@ -112,7 +119,7 @@ class TaskState(Struct, frozen=True):
     """What a record says of a task. `state`: pending, sent, running or how it ended; times in unix ms, 0 = not yet, or not known.
 
     `ended_by` is the message that ended it: an agent's message id, or `end:<agent>:<task>` for an end of the cluster's own.
-    `is_cancel_asked`: somebody wants an open task to end.
+    `exit_code` is None as long as it is open; `error_msg` is the short form. `is_cancel_asked`: somebody asked for its end while it was open.
     """
 
     state: str
@@ -121,6 +128,9 @@ class TaskState(Struct, frozen=True):
     sent_ms: int
     ended_ms: int
     ended_by: str
+    exit_code: int | None
+    error_msg: str
+    error_code: int
     is_cancel_asked: bool
 
 
@@ -206,7 +216,7 @@ class Mailbox:
         for item in said:
             keys += [self._keys.of_agent(name, item.agent_id) for name in ("mail", "cancels")]
             keys.append(self._keys.task(item.agent_id, item.task_id))
-        arg = _encode([(s.agent_id, s.task_id, s.kind, s.status, s.message_id, s.entry) for s in said])
+        arg = _encode([(s.agent_id, s.task_id, s.kind, s.status, s.message_id, s.entry, _told(s)) for s in said])
         return list(await self._store.run("settle", keys, arg))
 
     async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
@@ -249,20 +259,35 @@ class Mailbox:
     async def look(self, agent_id: str, task_id: str) -> TaskState | None:
         """All that may be told of a task, without what it is to do; None when it is not known. Raises: StoreUnavailable."""
         async with self._store.session() as client:
-            values = await client.hmget(
-                self._keys.task(agent_id, task_id), "state", "attempts", "created", "sent", "ended", "by", "cancel"
-            )
-        state, *times, by, cancel = values
-        if state is None:
-            return None
-        attempts, created_ms, sent_ms, ended_ms = (int(value or 0) for value in times)
-        ended_by = bytes(by or b"").decode()
-        return TaskState(bytes(state).decode(), attempts, created_ms, sent_ms, ended_ms, ended_by, cancel is not None)
+            values = await client.hmget(self._keys.task(agent_id, task_id), *_TOLD)
+        return _task_state([bytes(value or b"").decode(errors="replace") for value in values])
 
 
 def _accepted_form(task: NewTask) -> tuple[str, str, str, str]:
     digest = blake2b(task.json.encode(), digest_size=16).hexdigest()
     return task.id, task.json, digest, str((task.timeout_s or UNSAID_WORK_S) * 1000)
+
+
+def _told(said: Said) -> tuple[str, ...]:
+    return (said.exit_code, reasons.short(said.error_msg), said.error_code)
+
+
+def _task_state(values: Sequence[str]) -> TaskState | None:
+    state, attempts, created_ms, sent_ms, ended_ms, by, exit_code, error_msg, error_code, cancel = values
+    if not state:
+        return None
+    return TaskState(
+        state,
+        int(attempts or 0),
+        created_ms=int(created_ms or 0),
+        sent_ms=int(sent_ms or 0),
+        ended_ms=int(ended_ms or 0),
+        ended_by=by,
+        exit_code=int(exit_code or 0) if ended_ms else None,
+        error_msg=error_msg,
+        error_code=int(error_code or 0),
+        is_cancel_asked=cancel != "",
+    )
 
 
 def _delivery(reply: list[Any]) -> Delivery | None:

@@ -248,7 +248,8 @@ class Uplink:
 def _said(item: ResultItem, place: int) -> Said:
     entry = item.entry
     owed = _encode(msgspec.structs.replace(entry, place=place)).decode() if item.kind == "end" else ""
-    return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed)
+    told = (entry.exit_code, entry.error_msg, entry.error_code)
+    return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed, *told)
 
 
 def _is_for_feed(item: ResultItem, verdict: int) -> bool:

@@ -148,6 +148,9 @@ def _shown(task: TaskState) -> dict[str, Any]:
         "sent_at": _rfc3339(task.sent_ms),
         "ended_at": _rfc3339(task.ended_ms),
         "ended_by": task.ended_by,
+        "exit_code": task.exit_code,
+        "error_msg": task.error_msg,
+        "error_code": task.error_code,
         "cancel_requested": task.is_cancel_asked,
     }
 

@@ -97,16 +97,7 @@ def show(
     if as_json:
         put_json(said)
         return
-    own = {
-        name.replace("_", " "): value for name, value in said.items() if name not in {"cancel_requested", "agent_id"}
-    }
-    if said["ended_by"] == f"end:{found.id}:{task_id}":
-        own["ended by"] = "the cluster"
-    elif said["ended_by"]:
-        own["ended by"] = f"the agent, message {said['ended_by']}"
-    put(
-        pairs({**own, "agent": f"{found.name} ({found.id})", "cancel": "asked for" if said["cancel_requested"] else ""})
-    )
+    put(pairs({**_fields(said, found.id), "agent": f"{found.name} ({found.id})"}))
 
 
 @app.command()
@@ -123,6 +114,20 @@ def cancel(
         say(f"{shown(found.name)} is told to cancel {shown(task_id)}")
     else:
         say(f"{shown(task_id)}: {shown(said['status'])}")
+
+
+def _fields(said: dict[str, Any], agent_id: str) -> dict[str, object]:
+    """A task as people are told of it, a name and a value each."""
+    is_own_end = said["ended_by"] == f"end:{agent_id}:{said['task_id']}"
+    message = said["ended_by"] and f"the agent, message {said['ended_by']}"
+    return {
+        **{name.replace("_", " "): said[name] for name in ("task_id", "status", "attempts", "created_at", "sent_at", "ended_at")},
+        "exit code": None if is_own_end else said["exit_code"],
+        "why": said["error_msg"],
+        "error code": said["error_code"] or None,
+        "ended by": "the cluster" if is_own_end else message,
+        "cancel": "asked for" if said["cancel_requested"] else "",
+    }
 
 
 def task(words: list[str], script_type: str) -> dict[str, Any]:

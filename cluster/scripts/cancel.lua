@@ -11,6 +11,7 @@ for i, m in ipairs(cjson.decode(ARGV[1])) do
   local owner = redis.call('HGET', KEYS[1], m[1]) or ''
   if not state then out[i] = {'unknown', owner}
   elseif state == 'pending' then
+    redis.call('HSET', record, 'cancel', '1')
     out[i] = {'dropped', own_end(KEYS[3], KEYS[2], mail, cancels, record, m[1], m[2], 'cancelled', 'cancelled before delivery', '0')}
   elseif state == 'sent' or state == 'running' then
     if redis.call('HSET', record, 'cancel', '1') == 1 then

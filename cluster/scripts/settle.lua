@@ -1,18 +1,18 @@
 -- What agents say of tasks. The first real end wins, whichever epoch brings it: a result is a fact.
 -- Progress is appended as long as its task's end is owed: the end may be of the same batch, tried again. The feed refuses it after the end.
 -- KEYS  1 unfed  2 due  then for each item: mail, cancels, record
--- ARGV  1 items: [agent id, task id, 'end' | 'progress' | 'life', status, message id, entry (JSON)]
+-- ARGV  1 items: [agent id, task id, 'end' | 'progress' | 'life', status, message id, entry (JSON), [exit code, error message, error code]]
 -- Returns for each item: 1 append it and ack, 0 ack only; for 'life' the ms at which the task ended, 0 when it is open, -1 when unknown
 --@include _time
 --@include _end_task
-local function settle(mail, cancels, record, agent, task, kind, status, by, entry)
+local function settle(mail, cancels, record, agent, task, kind, status, by, entry, told)
   local r = redis.call('HMGET', record, 'state', 'by', 'ended')
   local state = r[1]
   local open = state == 'pending' or state == 'sent' or state == 'running'
   local owed = not open and state and redis.call('HEXISTS', KEYS[1], 'r:' .. agent .. ':' .. task) == 1
   if kind == 'end' then
     if open or not state then
-      end_task(KEYS[1], KEYS[2], mail, cancels, record, agent, task, status, by, entry)
+      end_task(KEYS[1], KEYS[2], mail, cancels, record, agent, task, status, by, entry, told)
       return 1
     end
     return r[2] == by and owed and 1 or 0
@@ -23,6 +23,6 @@ local function settle(mail, cancels, record, agent, task, kind, status, by, entr
 end
 local out = {}
 for i, m in ipairs(cjson.decode(ARGV[1])) do
-  out[i] = settle(KEYS[3 * i], KEYS[1 + 3 * i], KEYS[2 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6])
+  out[i] = settle(KEYS[3 * i], KEYS[1 + 3 * i], KEYS[2 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6], m[7])
 end
 return out

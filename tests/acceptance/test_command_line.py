@@ -216,9 +216,14 @@ def test_a_waiting_task_is_shown_and_cancelled(operator: Operator) -> None:
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", said["created_at"])
     assert operator.run("tasks", "cancel", "away", task_id) == Ran(0, "", f"{task_id}: cancelled\n")
     said = operator.run("tasks", "show", "away", task_id, "--json").json()
-    assert (said["status"], said["cancel_requested"]) == ("cancelled", False)
+    assert (said["status"], said["cancel_requested"], said["error_msg"]) == (
+        "cancelled", True, "cancelled before delivery",
+    )  # fmt: skip
     assert said["ended_by"] == f"end:{posted['agent_id']}:{task_id}"
-    assert "ended by    the cluster\n" in operator.run("tasks", "show", "away", task_id).out
+    shown = operator.run("tasks", "show", "away", task_id).out
+    assert "why         cancelled before delivery\n" in shown
+    assert "ended by    the cluster\n" in shown
+    assert "cancel      asked for\n" in shown
 
 
 def test_a_task_that_ended_says_when_and_never_what_it_was(operator: Operator) -> None:
@@ -233,6 +238,16 @@ def test_a_task_that_ended_says_when_and_never_what_it_was(operator: Operator) -
     said = ran.json()
     assert said["created_at"] <= said["sent_at"] <= said["ended_at"]
     assert (said["attempts"], bool(said["ended_by"]), "canary" in ran.out) == (1, True, False)
+    assert (said["exit_code"], said["error_msg"], said["cancel_requested"]) == (0, "", False)
+
+
+def test_a_task_that_failed_says_why(operator: Operator) -> None:
+    """Also where the feeds cannot be read: the API knows the end."""
+    ran = operator.run("tasks", "run", "web-1", "--json", "--", "exit 3")
+    task_id = json.loads(ran.out.splitlines()[-1])["task_id"]
+    shown = operator.run("tasks", "show", "web-1", task_id).out
+    assert "exit code   3\n" in shown
+    assert "why         exit status 3\n" in shown
 
 
 # ---- feeds
@@ -305,10 +320,10 @@ def test_no_secret_is_refused_with_what_to_set(operator: Operator, tmp_path: Pat
 
 def test_a_run_without_the_feeds_warns_and_still_knows_the_end(operator: Operator) -> None:
     ran = operator.run("tasks", "run", "web-1", "--redis-url", "redis://127.0.0.1:9", "--", "echo unseen; exit 3")
-    assert (ran.code, ran.out) == (1, "")
+    assert (ran.code, ran.out) == (3, "")
     warning, end = ran.err.splitlines()
     assert re.fullmatch(r"agent-server: warning: no log lines: Redis at \S*127\.0\.0\.1:9 does not answer", warning)
-    assert end == "agent-server: web-1: failed"
+    assert end == "agent-server: web-1: failed, exit code 3"
 
 
 def test_redis_gone_is_said_by_whoever_needs_it(operator: Operator, redis: RedisServer) -> None:

@@ -190,7 +190,8 @@ def a_result(agent_id: str, task_id: str, status: str = "success", *, message_id
 
 def said(entry: ResultEntry, kind: str = "end") -> Said:
     owed = encode(entry).decode() if kind == "end" else ""
-    return Said(entry.agent_id, entry.task_id, kind, entry.status, entry.message_id, owed)
+    told = (entry.exit_code, entry.error_msg, entry.error_code)
+    return Said(entry.agent_id, entry.task_id, kind, entry.status, entry.message_id, owed, *told)
 
 
 def ids(tasks: Sequence[Taken]) -> list[str]:
