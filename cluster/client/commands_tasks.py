@@ -121,7 +121,10 @@ def _fields(said: dict[str, Any], agent_id: str) -> dict[str, object]:
     is_own_end = said["ended_by"] == f"end:{agent_id}:{said['task_id']}"
     message = said["ended_by"] and f"the agent, message {said['ended_by']}"
     return {
-        **{name.replace("_", " "): said[name] for name in ("task_id", "status", "attempts", "created_at", "sent_at", "ended_at")},
+        **{
+            name.replace("_", " "): said[name]
+            for name in ("task_id", "status", "attempts", "created_at", "sent_at", "ended_at")
+        },
         "exit code": None if is_own_end else said["exit_code"],
         "why": said["error_msg"],
         "error code": said["error_code"] or None,

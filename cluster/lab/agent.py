@@ -79,17 +79,17 @@ class Agent:
             self._exit_code = exit_code
             self._stopping.set()
 
-    async def run(self) -> int:
-        """Lives until it is stopped. Returns the exit code."""
+    async def run(self, stop: asyncio.Event | None = None) -> int:
+        """Lives until it is stopped, by `stop` with whoever else shares it. Returns the exit code."""
         life = asyncio.create_task(self._live(), name="life")
-        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        ends = [asyncio.create_task(event.wait(), name="stopping") for event in (self._stopping, stop) if event]
         try:
-            await asyncio.wait((life, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((life, *ends), return_when=asyncio.FIRST_COMPLETED)
             await self._wind_up()
         finally:
-            for task in (life, stopping):
+            for task in (life, *ends):
                 task.cancel()
-            await asyncio.wait((life, stopping))
+            await asyncio.wait((life, *ends))
         if not life.cancelled():
             life.result()  # it ends of itself only by a mistake
         return self._exit_code
@@ -170,28 +170,30 @@ class Agent:
             self.stop(RESTART)
 
 
-async def run_agent(options: AgentOptions) -> int:
-    """An agent from start to end, in this process; SIGTERM and SIGINT stop it. Returns its exit code. Raises: StartError."""
-    loop = asyncio.get_running_loop()
+async def run_agent(options: AgentOptions, stop: asyncio.Event | None = None) -> int:
+    """An agent from start to end, or until `stop`; several may share a loop. Returns its exit code. Raises: StartError."""
     with State(options.folder) as state:
-        agent = Agent(options, state)
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, agent.stop)
-        try:
-            return await agent.run()
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+        return await Agent(options, state).run(stop)
 
 
 def run(options: AgentOptions) -> int:
-    """The same, with its log on stderr; this process starts anew when the server asks for it. Raises: StartError."""
+    """This process as an agent: its log on stderr, ended by SIGTERM and SIGINT, begun anew when the server asks for it.
+
+    Raises: StartError.
+    """
     log_to_stderr()
-    exit_code = asyncio.run(run_agent(options))
+    exit_code = asyncio.run(_until_signal(options))
     if exit_code == RESTART:
         logger.info("starting anew")
         os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the very command that started us
     return exit_code
+
+
+async def _until_signal(options: AgentOptions) -> int:
+    stop = asyncio.Event()
+    for number in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return await run_agent(options, stop)
 
 
 class OneLine(logging.Formatter):

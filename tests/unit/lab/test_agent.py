@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest
 
 from cluster.errors import ConfigError
 from cluster.lab import agent as agent_module
-from cluster.lab.agent import EXIT_FAILURE, EXIT_USAGE, RESTART, Agent, OneLine, options_from
+from cluster.lab.agent import EXIT_FAILURE, EXIT_USAGE, RESTART, Agent, OneLine, options_from, run_agent
 from cluster.lab.backoff import LONGEST_RETRY_AFTER_S, Backoff
 from cluster.lab.options import AgentOptions, Timings
 from cluster.lab.state import State
@@ -279,6 +280,38 @@ async def test_it_stops_and_restarts_when_it_is_asked_to(
     await gateway.tell(type="control", payload={"action": "start", "reason": ""})
     await gateway.tell(type="control", payload={"action": action, "reason": "a test"})
     assert await agents.ended() == exit_code
+
+
+async def test_agents_of_one_loop_stop_together_and_leave_signals_to_the_process(
+    gateway: Gateway, agents: Agents, tmp_path: Path
+) -> None:
+    stop, signalled, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, signalled.set)
+    try:
+        for name in ("one", "two"):
+            options = agents.options(name=name, token=name, state_dir=tmp_path / name)
+            agents.lives.append(asyncio.create_task(run_agent(options, stop), name=name))
+        await gateway.until(lambda: len(gateway.of("heartbeat")) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(signalled.wait(), 10)
+        assert not any(life.done() for life in agents.lives)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    stop.set()
+    assert await asyncio.wait_for(asyncio.gather(*agents.lives), 10) == [0, 0]
+
+
+async def test_an_agent_that_is_told_to_stop_leaves_its_neighbours_alone(
+    gateway: Gateway, agents: Agents, tmp_path: Path
+) -> None:
+    stop = asyncio.Event()
+    for name in ("one", "two"):
+        options = agents.options(name=name, token=name, state_dir=tmp_path / name)
+        agents.lives.append(asyncio.create_task(run_agent(options, stop), name=name))
+    await gateway.until(lambda: len(gateway.of("heartbeat")) == 2)
+    await gateway.tell(type="control", payload={"action": "stop"})
+    await asyncio.wait(agents.lives, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    assert (sum(life.done() for life in agents.lives), stop.is_set()) == (1, False)
 
 
 # ---- as a program
