@@ -71,7 +71,32 @@ def _pool(url: str, size: int, timeout_s: float, retries: int = 0, wait_s: float
 
 @contextlib.asynccontextmanager
 async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
-    """Turns the driver's errors into `StoreUnavailable`; our own mistakes (a script that is wrong) stay what they are."""
+    """Turns the driver's errors into `StoreUnavailable`; our own mistakes (a script that is wrong) stay what they are.
+
+    A cancellation is never lost in it.
+    """
+    with _cancellation_kept():
+        async with _translated(pool):
+            yield
+
+
+@contextlib.contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """The driver sends under `wait_for`, which drops a cancellation that meets the end of the send (until Python 3.12): it is raised here.
+
+    Without this, a loop that follows a feed would go on for ever.
+    """
+    task = asyncio.current_task()
+    asked_before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > asked_before:
+            raise asyncio.CancelledError
+
+
+@contextlib.asynccontextmanager
+async def _translated(pool: ConnectionPool | None) -> AsyncIterator[None]:
     try:
         yield
     except BrokenConnection as error:  # its neighbours in the pool are broken too; Redis loading is one of these

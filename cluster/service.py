@@ -28,7 +28,6 @@ from cluster.redis_client import Store, check
 
 CLEAN, FAILED, USAGE = 0, 1, 2
 RETRY_S = 0.5
-CANCEL_S = 0.1
 GC_THRESHOLDS = (50_000, 20, 50)  # the heap is long-lived connections; young garbage dies by reference counts
 
 logger = logging.getLogger(__name__)
@@ -229,11 +228,9 @@ class SideTasks:
 
     async def cancel(self) -> None:
         """Ends the loops."""
-        left = {task for task in self._tasks if not task.done()}
-        while left:  # one cancel may get lost: redis-py sends under wait_for, which drops it when the send just ended
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=CANCEL_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def trim_memory() -> None:

@@ -1,6 +1,7 @@
 """The way to Redis: whatever goes wrong with it reaches the rooms as one error, in time, and the connections come back."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -426,3 +427,73 @@ async def test_what_is_no_redis_is_said_in_one_line() -> None:
 )
 def test_an_address_is_a_url(config: settings.Redis, url: str) -> None:
     assert url_of(config) == url
+
+
+# ---- being cancelled ----
+
+
+async def test_who_follows_redis_ends_at_the_first_cancel(core: Core) -> None:
+    """The driver drops a cancel that meets the end of a send (Python 3.11): of some thousands, some do."""
+
+    is_over = False
+
+    async def follow() -> None:
+        while not is_over:
+            await a_command(core)
+
+    for attempt in range(300):
+        follower = asyncio.create_task(follow(), name="follower")
+        for _ in range(attempt % 30):
+            await asyncio.sleep(0)
+        follower.cancel()
+        _, lost = await asyncio.wait([follower], timeout=2.0)
+        is_over = bool(lost)
+        assert not lost, f"attempt {attempt}"
+
+
+async def test_a_cancel_that_the_driver_drops_is_raised_all_the_same(core: Core) -> None:
+    gone_on = False
+
+    async def read() -> None:
+        nonlocal gone_on
+        async with core.store.reader():
+            with contextlib.suppress(asyncio.CancelledError):  # as the driver does
+                await asyncio.sleep(60)
+        gone_on = True
+
+    reading = asyncio.create_task(read(), name="reading")
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading], timeout=2.0)
+    assert (reading.cancelled(), gone_on) == (True, False)
+
+
+async def test_what_a_cancelled_task_still_has_to_do_is_done(core: Core) -> None:
+    """A cancel from before is no reason to end a later call."""
+    cleaned_up = False
+
+    async def work() -> None:
+        nonlocal cleaned_up
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await a_command(core)
+            cleaned_up = True
+
+    working = asyncio.create_task(work(), name="working")
+    await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.wait([working], timeout=2.0)
+    assert (working.cancelled(), cleaned_up) == (True, True)
+
+
+async def test_a_time_limit_around_a_call_is_still_a_time_limit(core: Core) -> None:
+
+    async def read() -> None:
+        async with asyncio.timeout(0.01), core.store.reader():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await read()
+    await a_command(core)
