@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import shlex
-from typing import Annotated, Any
+import signal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -16,6 +17,12 @@ from cluster.client.options import AsJson, Cluster, ConfigFile, DataDir, RedisUr
 from cluster.client.outcome import FAILED, OK, PARTLY, Failed
 from cluster.client.tables import pairs, shown, table
 from cluster.errors import ConfigError
+from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.client.job import Job
+    from cluster.client.report import Report
+    from cluster.client.run import Feeds
 
 app = typer.Typer(help="Run commands on agents, and look at tasks.", rich_markup_mode=None)
 
@@ -176,35 +183,47 @@ def _agents(
 
 
 async def _run(cluster: Cluster, agents: list[Agent], spec: dict[str, Any], *, detach: bool, as_json: bool) -> int:
-    from cluster.client.running import Feeds, Job, Run  # noqa: PLC0415 - `start` has no use for Redis's driver
+    from cluster.client.job import Job  # noqa: PLC0415 - `start` has no use for these, nor for Redis's driver
+    from cluster.client.orders import Orders  # noqa: PLC0415
+    from cluster.client.report import Report  # noqa: PLC0415
+    from cluster.client.run import Interrupts, Run  # noqa: PLC0415
     from cluster.client.screen import Screen  # noqa: PLC0415
-    from cluster.client.streams import Streams  # noqa: PLC0415
 
     run_id = secrets.token_hex(4)
     jobs = [Job(agent, f"run-{run_id}_1_{agent.host_id}_{number}") for number, agent in enumerate(agents, start=1)]
-    settings = cluster.settings
-    logs, results = settings.log_stream, settings.result_stream
-    feeds = Feeds(logs.key if logs.enabled else "", results.key if results.enabled else "")
-    screen = Screen(steps=len(jobs) if len(jobs) > 1 and not detach else 0)
-    streams: Streams | None = None
-    if not detach and (feeds.logs or feeds.results):
-        try:
-            streams = await Streams.open(settings)
-        except Failed as error:
-            screen.say(f"warning: no log lines: {error}")
-    going = Run(cluster.api(), streams, feeds, screen, jobs, spec, as_json=as_json)
+    report = Report(Screen(steps=len(jobs) if len(jobs) > 1 and not detach else 0), jobs, as_json=as_json)
+    feeds = await _feeds(cluster.settings, report, detach=detach)
+    interrupts = Interrupts()
+    going = Run(Orders(cluster.api(), spec), feeds, report, jobs, interrupts)
     try:
-        if not detach:
-            return await going.follow()
-        await going.post()
+        if detach:
+            await going.post()
+            return _detached(jobs, as_json=as_json)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, interrupts.hear)
+        return await going.follow()
     finally:
-        screen.finish()
-        if streams:
-            await streams.close()
-    return _detached(jobs, as_json=as_json)
+        report.finish()
+        if feeds.streams:
+            await feeds.streams.close()
 
 
-def _detached(jobs: list[Any], *, as_json: bool) -> int:
+async def _feeds(settings: Settings, report: "Report", *, detach: bool) -> "Feeds":
+    from cluster.client.run import Feeds  # noqa: PLC0415
+    from cluster.client.streams import Streams  # noqa: PLC0415
+
+    logs, results = settings.log_stream, settings.result_stream
+    names = (logs.key if logs.enabled else "", results.key if results.enabled else "")
+    if detach or not any(names):
+        return Feeds(None, *names)
+    try:
+        return Feeds(await Streams.open(settings), *names)
+    except Failed as error:
+        report.say(f"warning: no log lines: {error}")
+        return Feeds(None, *names)
+
+
+def _detached(jobs: "list[Job]", *, as_json: bool) -> int:
     posted = [job for job in jobs if job.is_posted]
     if as_json:
         put_json([{"agent": job.agent.name, "agent_id": job.agent.id, "task_id": job.task_id} for job in posted])

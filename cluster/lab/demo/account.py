@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.client.running import ENDS
+from cluster.client.ends import ENDS
 
 Fields = Mapping[str, str]
 

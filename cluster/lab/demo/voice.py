@@ -8,8 +8,8 @@ import sys
 import time
 from typing import TextIO
 
+from cluster.client.ends import End
 from cluster.client.outcome import Failed
-from cluster.client.running import End
 from cluster.client.tables import padded, shown, shown_output
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW, _PLAIN = "1", "2", "31", "32", "33", "0"

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Self
 
+from cluster.client.ends import ENDS, End, end_of
 from cluster.client.outcome import Failed
-from cluster.client.running import ENDS, End, end_of
 from cluster.client.streams import Entry, Streams
 from cluster.lab.demo.account import Account, Fields, Task, account
 from cluster.lab.demo.voice import Voice

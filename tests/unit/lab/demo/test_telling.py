@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from cluster.client.ends import End
 from cluster.client.outcome import Failed
-from cluster.client.running import End
 from cluster.client.streams import Entry
 from cluster.lab.demo.account import Task
 from cluster.lab.demo.patience import until
