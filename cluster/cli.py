@@ -28,16 +28,10 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line; its exit code."""
     try:
         return _dispatch(arguments)
-    except ConfigError as error:
-        return _fail(str(error), _EXIT_USAGE)
-    except CommandFailed as error:
-        return _fail(str(error), error.exit_code)
-    except AgentServerError as error:
-        return _fail(str(error), _EXIT_FAILURE)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - a bug of ours is told in one line too
-        return _fail(f"internal error, {type(error).__name__}: {error}", _EXIT_FAILURE)
+        return _told(error)
 
 
 def version_text() -> str:
@@ -55,6 +49,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
     from cluster import commands  # noqa: PLC0415 - typer and the settings take longer to import than `version` to answer
 
     return commands.run(arguments or ["--help"])
+
+
+def _told(error: Exception) -> int:
+    match error:
+        case ConfigError():
+            return _fail(str(error), _EXIT_USAGE)
+        case CommandFailed():
+            return _fail(str(error), error.exit_code)
+        case AgentServerError():
+            return _fail(str(error), _EXIT_FAILURE)
+    return _fail(f"internal error, {type(error).__name__}: {error}", _EXIT_FAILURE)
 
 
 def _fail(text: str, code: int) -> int:

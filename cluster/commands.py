@@ -22,7 +22,6 @@ from cluster.errors import ConfigError
 
 app = typer.Typer(
     help="A gateway between a control plane and the agents on its hosts.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -69,6 +68,21 @@ def run(arguments: Sequence[str]) -> int:
             raise
         raise ConfigError(tell()) from error
     return code if isinstance(code, int) else 0
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(cli.version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What may be said before any command."""
 
 
 @app.command()

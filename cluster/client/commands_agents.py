@@ -15,7 +15,10 @@ app = typer.Typer(help="Look at agents, or forget them.", rich_markup_mode=None)
 
 Reference = Annotated[str, typer.Argument(metavar="AGENT", help="Its id, its host id or its name.")]
 References = Annotated[list[str], typer.Argument(metavar="AGENT...", help="Ids, host ids or names.")]
-State = Annotated[str, typer.Option("--status", metavar="STATUS", help="online or offline.")]
+State = Annotated[
+    str,
+    typer.Option("--status", metavar="STATUS", help="online or offline.", autocompletion=lambda: ("online", "offline")),
+]
 Label = Annotated[str, typer.Option(metavar="KEY[=VALUE]", help="Those that bear this label.")]
 Node = Annotated[str, typer.Option(metavar="NODE", help="Those that this node holds.")]
 Search = Annotated[str, typer.Option(metavar="TEXT", help="Those with this in their name, hostname or id.")]

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at the feeds that control planes read.", rich_markup_mode=None)
 
-Feed = Annotated[str, typer.Argument(metavar="FEED", help="results, logs, status or stats.")]
+_FEEDS = ("results", "logs", "status", "stats")
+
+Feed = Annotated[
+    str, typer.Argument(metavar="FEED", help="results, logs, status or stats.", autocompletion=lambda: _FEEDS)
+]
 Lines = Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the past to begin with.")]
 Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with what comes.")]
 Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Entries of this task alone.")]
@@ -41,8 +45,8 @@ def tail(  # noqa: PLR0913, PLR0917 - an argument a flag
     as_json: AsJson = False,
 ) -> None:
     """Show the newest entries of a feed, and those that come, until Ctrl-C."""
-    if feed not in _SHAPES:
-        raise ConfigError(f"FEED: one of {', '.join(_SHAPES)}")
+    if feed not in _FEEDS:
+        raise ConfigError(f"FEED: one of {', '.join(_FEEDS)}")
     cluster = cluster_of(config, None, redis_url, data_dir)
     wanted = {name: value for name, value in (("task_id", task), ("agent_id", agent)) if value}
     asyncio.run(_tail(cluster, feed, lines, wanted, follow=follow, as_json=as_json))

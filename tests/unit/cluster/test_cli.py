@@ -130,6 +130,63 @@ def test_python_m_cluster_answers_version_without_loading_the_rest() -> None:
     assert again.stdout == ran.stdout
 
 
+def run_main(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    argv = [sys.executable, "-c", "from cluster import cli; cli.main()", *arguments]
+    return subprocess.run(
+        argv, env={**os.environ, "PYTHONPATH": str(ROOT), **environ}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("version",), ("--version", "status")])
+def test_the_version_is_told_wherever_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert cli.run(arguments) == 0
+    assert capsys.readouterr().out == cli.version_text() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("agent-server ta", ["tasks"]),
+        ("agent-server tasks ca", ["cancel"]),
+        ("agent-server tasks run --ti", ["--timeout"]),
+        ("agent-server tasks run web-1 -- l", []),
+        ("agent-server streams tail st", ["status", "stats"]),
+        ("agent-server agents list --status of", ["offline"]),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_values(typed: str, offered: list[str]) -> None:
+    place = str(len(typed.split()) - 1)
+    ran = run_main(_AGENT_SERVER_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=place)
+    assert (ran.returncode, ran.stdout.split(), ran.stderr) == (0, offered, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_shown_and_installed_for_a_shell(nowhere: Path, shell: str) -> None:
+    environ = {"HOME": str(nowhere), "SHELL": f"/bin/{shell}", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown, installed = (
+        run_main("--show-completion", shell, **environ),
+        run_main("--install-completion", shell, **environ),
+    )
+    assert (shown.returncode, "_AGENT_SERVER_COMPLETE=" in shown.stdout) == (0, True), shown
+    assert (installed.returncode, f"{shell} completion installed" in installed.stdout) == (0, True), installed
+
+
+def test_who_reads_no_further_is_told_nothing() -> None:
+    """`agent-server ... | head`."""
+    code = "import os, sys; sys.stdin.read(); from cluster import cli; sys.argv[1:] = ['--help']; cli.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(b"")
+    assert (process.returncode, err) == (1, b"")
+
+
 def test_ctrl_c_while_it_starts_leaves_neither_a_trace_nor_a_process(nowhere: Path) -> None:
     argv = [
         sys.executable,
