@@ -66,7 +66,9 @@ def run(arguments: Sequence[str]) -> int:
         tell = getattr(error, "format_message", None)  # click's usage errors, wherever this typer keeps its click
         if tell is None:
             raise
-        raise ConfigError(tell()) from error
+        context = getattr(error, "ctx", None)
+        hint = f" ({context.command_path} --help says more)" if context else ""
+        raise ConfigError(tell().rstrip(".") + hint) from error
     return code if isinstance(code, int) else 0
 
 

@@ -22,6 +22,7 @@ from cluster.errors import ConfigError
 from cluster.security import Signer
 
 TIMEOUT_S = 10.0
+_SCHEMES = ("http", "https")
 _BAD_URL = "--url: expected http://host:port or https://host"
 
 
@@ -70,7 +71,7 @@ class Api:
             response = connection.getresponse()
             return response.status, shown(response.headers.get_content_type()), response.read()
         except TimeoutError:
-            raise ComeBack(f"{self.url} did not answer within {self._timeout_s:g} s", TIMEOUT) from None
+            raise ComeBack(f"{self.url} did not answer within {self._timeout_s:g} s; try again", TIMEOUT) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ComeBack(f"{self.url}: {_why(error)}") from error
         finally:
@@ -81,12 +82,16 @@ class Api:
         reason = shown(said.get("error") if isinstance(said, dict) else "") or "no reason given"
         match status:
             case 403:
-                hint = "is auth.shared_secret the server's?" if self._signer else "set AUTH_SHARED_SECRET"
+                hint = (
+                    "is auth.shared_secret (AUTH_SHARED_SECRET) the server's?"
+                    if self._signer
+                    else "set AUTH_SHARED_SECRET to the server's secret, or name its settings with --config"
+                )
                 raise Failed(f"{self.url} refuses: {reason}; {hint}", REFUSED)
             case 404:
                 raise NotFound(reason)
             case 429 | 502 | 503 | 504:
-                raise ComeBack(f"{self.url} cannot do it now: {reason}")
+                raise ComeBack(f"{self.url} cannot do it now: {reason}; try again later")
         raise Failed(f"{self.url} answers {status}: {reason}")
 
 
@@ -96,7 +101,9 @@ def _parts_of(url: str) -> tuple[bool, str, int | None]:
         is_tls, host, port = parts.scheme == "https", parts.hostname, parts.port
     except ValueError:
         raise ConfigError(_BAD_URL) from None
-    if parts.scheme not in {"http", "https"} or not host or parts.path or parts.query or parts.username:
+    if parts.path or parts.query or parts.username:
+        raise ConfigError(f"{_BAD_URL}, without anything else" if parts.scheme in _SCHEMES else _BAD_URL)
+    if parts.scheme not in _SCHEMES or not host:
         raise ConfigError(_BAD_URL)
     return is_tls, host, port
 

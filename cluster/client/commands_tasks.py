@@ -13,8 +13,9 @@ from typing_extensions import override
 from cluster.client import agents as known
 from cluster.client.agents import Agent
 from cluster.client.api import Api
+from cluster.client.ends import ENDS
 from cluster.client.options import AsJson, Cluster, ConfigFile, DataDir, RedisUrl, Url, cluster_of, put, put_json, say
-from cluster.client.outcome import FAILED, OK, PARTLY, Failed
+from cluster.client.outcome import FAILED, OK, PARTLY, Failed, NotFound
 from cluster.client.tables import pairs, shown, table
 from cluster.errors import ConfigError
 from cluster.settings import Settings
@@ -100,7 +101,7 @@ def show(
     """Show how a task stands, when it was sent and how it ended."""
     api = cluster_of(config, url).api()
     [found] = known.find(api, [agent])
-    said = api.get("api", "agents", found.id, "tasks", task_id)
+    said = _known(api, found, task_id)
     if as_json:
         put_json(said)
         return
@@ -114,13 +115,26 @@ def cancel(
     """Cancel a task. One that has ended stays as it ended."""
     api = cluster_of(config, url).api()
     [found] = known.find(api, [agent])
+    before = _known(api, found, task_id)["status"]
     said = api.post("api", "agents", found.id, "tasks", task_id, "cancel")
     if as_json:
         put_json(said)
+    elif before in ENDS:
+        say(f"{shown(task_id)} has ended before: {shown(before)}")
     elif said["source"] == "websocket":
         say(f"{shown(found.name)} is told to cancel {shown(task_id)}")
     else:
         say(f"{shown(task_id)}: {shown(said['status'])}")
+
+
+def _known(api: Api, agent: Agent, task_id: str) -> dict[str, Any]:
+    """How a task stands. Raises: NotFound."""
+    try:
+        said: dict[str, Any] = api.get("api", "agents", agent.id, "tasks", task_id)
+    except NotFound:
+        name, task_name = shown(agent.name), shown(task_id)
+        raise NotFound(f"{name} has no task '{task_name}' (those that ended are known for 25 hours)") from None
+    return said
 
 
 def _fields(said: dict[str, Any], agent_id: str) -> dict[str, object]:
@@ -143,7 +157,7 @@ def _fields(said: dict[str, Any], agent_id: str) -> dict[str, object]:
 def task(words: list[str], script_type: str) -> dict[str, Any]:
     """What to run, as a task without its id. Raises: ConfigError."""
     if not words or not words[0]:
-        raise ConfigError("tasks run AGENT... -- COMMAND: expected -- and what to run")
+        raise ConfigError("tasks run: expected -- and what to run, as in: agent-server tasks run web-1 -- uptime")
     spec = {"name": "agent-server tasks run", "type": "script", "script_type": script_type}
     if script_type in _PYTHONS and len(words) > 1:
         return {**spec, "command": words[0], "args": words[1:]}

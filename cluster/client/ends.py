@@ -36,7 +36,9 @@ class End:
         how = "timed out" if self.exit == TIMEOUT else self.status
         code = f", exit code {self.exit_code}" if self.status == "failed" and self.error_code == "0" else ""
         said = shown(self.error_msg)
-        return f"{how}{code}" + (f": {said}" if said not in {"", self.status, f"exit status {self.exit_code}"} else "")
+        if said.startswith(how):
+            return said
+        return f"{how}{code}" + (f": {said}" if said not in {"", f"exit status {self.exit_code}"} else "")
 
 
 def not_done(why: str, status: str = "failed") -> End:

@@ -54,7 +54,7 @@ class Report:
     def progress(self, jobs: Sequence[Job]) -> None:
         """How far all are."""
         ends = [job.end for job in jobs if job.end and job.is_told]
-        self._screen.progress(len(ends), sum(end.status != "success" for end in ends))
+        self._screen.progress(len(ends), sum(end.status == "failed" for end in ends))
 
     def finish(self) -> None:
         """No progress any more."""

@@ -81,6 +81,7 @@ class Run:
         if self._feeds.streams:
             for feed in filter(None, (self._feeds.logs, self._feeds.results)):
                 await self._feeds.streams.last(feed, 0)
+        self._report.progress(list(self._jobs.values()))
         await _first((self.post(), self._leave.wait()))
         self._report.waiting([job for job in self._jobs.values() if job.is_waiting])
         watchers = [asyncio.create_task(self._ask(), name="ask the server")]

@@ -12,7 +12,7 @@ import msgspec
 
 from cluster import embedded, redis_client
 from cluster.client.outcome import Failed
-from cluster.errors import StartError, StoreUnavailable
+from cluster.errors import StartError, StoreAway, StoreUnavailable
 from cluster.redis_client import BLOCK_MS, Store
 from cluster.settings import Redis, Settings, without_url_credentials
 
@@ -36,7 +36,7 @@ def redis_of(settings: Settings) -> Redis:
     try:
         return Redis(enabled=True, url=embedded.running_url(Path(settings.cluster.data_dir)))
     except StartError as error:
-        raise Failed(str(error)) from error
+        raise Failed(f"{error}; --redis-url or --data-dir say where the cluster's is") from error
 
 
 class Streams:
@@ -53,6 +53,8 @@ class Streams:
         redis = redis_of(settings)
         try:
             await redis_client.check(redis)
+        except StoreAway as error:
+            raise Failed(f"{error} (--redis-url says where the cluster's Redis is)") from error
         except StartError as error:
             raise Failed(str(error)) from error
         where = without_url_credentials(redis.url) if redis.url else redis.addr

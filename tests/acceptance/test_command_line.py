@@ -182,7 +182,7 @@ def test_programs_get_an_object_a_line(operator: Operator) -> None:
 
 def test_the_time_limit_ends_a_task(operator: Operator) -> None:
     ran = operator.run("tasks", "run", "web-1", "--timeout", "1", "--", "sleep", "60")
-    assert (ran.code, ran.words()) == (5, "web-1: timed out: timed out after 1 s")
+    assert (ran.code, ran.words()) == (5, "web-1: timed out after 1 s")
 
 
 def test_ctrl_c_cancels_the_tasks(operator: Operator) -> None:
@@ -215,6 +215,7 @@ def test_a_waiting_task_is_shown_and_cancelled(operator: Operator) -> None:
     assert (said["status"], said["attempts"], said["sent_at"], said["ended_at"]) == ("pending", 0, None, None)
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", said["created_at"])
     assert operator.run("tasks", "cancel", "away", task_id) == Ran(0, "", f"{task_id}: cancelled\n")
+    assert operator.run("tasks", "cancel", "away", task_id).err == f"{task_id} has ended before: cancelled\n"
     said = operator.run("tasks", "show", "away", task_id, "--json").json()
     assert (said["status"], said["cancel_requested"], said["error_msg"]) == (
         "cancelled", True, "cancelled before delivery",
@@ -279,8 +280,10 @@ def test_a_feed_is_followed_until_ctrl_c(operator: Operator) -> None:
         ("agents show nobody", 3, "no agent 'nobody': no id, host id or name is like this (agents list shows all)"),
         ("agents forget nobody", 3, "no agent 'nobody'"),
         ("tasks run nobody -- true", 3, "no agent 'nobody'"),
-        ("tasks show web-1 nothing", 3, "no such task"),
-        ("tasks cancel away nothing", 3, "no such task"),
+        ("tasks show web-1 nothing", 3, "web-1 has no task 'nothing' (those that ended are known for 25 hours)"),
+        ("tasks cancel away nothing", 3, "away has no task 'nothing'"),
+        ("tasks cancel web-1 nothing", 3, "web-1 has no task 'nothing'"),
+        ("tasks", 2, "Missing command (agent-server tasks --help says more)"),
         ("tasks run away -- true", 1, "offline: away (--queue lets tasks wait for agents that are offline)"),
         ("tasks run --label env=none -- true", 1, "no agent is online with this label"),
         ("tasks run web-1", 2, "expected -- and what to run"),
@@ -288,7 +291,7 @@ def test_a_feed_is_followed_until_ctrl_c(operator: Operator) -> None:
         ("agents list --url nowhere", 2, "--url: expected http://host:port or https://host"),
         ("status --url http://nowhere.invalid", 1, "no such host"),
         ("streams tail nothing", 2, "FEED: one of results, logs, status, stats"),
-        ("streams tail logs --redis-url redis://127.0.0.1:9", 1, "127.0.0.1:9 does not answer"),
+        ("streams tail logs --redis-url redis://127.0.0.1:9", 1, "127.0.0.1:9 does not answer (--redis-url says where the"),
     ],
 )  # fmt: skip
 def test_a_slip_is_one_line(operator: Operator, command: str, code: int, words: str) -> None:
@@ -308,21 +311,20 @@ def test_a_wrong_url_says_that_nothing_listens(operator: Operator) -> None:
 def test_a_wrong_secret_is_refused(operator: Operator) -> None:
     ran = operator.run("tasks", "run", "web-1", "--", "true", AUTH_SHARED_SECRET="another-secret")
     assert (ran.code, SECRET in ran.err) == (4, False)
-    assert "X-Signature does not match; is auth.shared_secret the server's?" in ran.words()
+    assert "X-Signature does not match; is auth.shared_secret (AUTH_SHARED_SECRET) the server's?" in ran.words()
 
 
 def test_no_secret_is_refused_with_what_to_set(operator: Operator, tmp_path: Path) -> None:
     ran = operator.run("status", "--url", operator.cluster.url, "--config", os.devnull)
-    assert (ran.code, ran.words().endswith("X-Timestamp and X-Signature are required; set AUTH_SHARED_SECRET")) == (
-        4, True,
-    )  # fmt: skip
+    assert ran.code == 4
+    assert "X-Timestamp and X-Signature are required; set AUTH_SHARED_SECRET to the server's secret" in ran.words()
 
 
 def test_a_run_without_the_feeds_warns_and_still_knows_the_end(operator: Operator) -> None:
     ran = operator.run("tasks", "run", "web-1", "--redis-url", "redis://127.0.0.1:9", "--", "echo unseen; exit 3")
     assert (ran.code, ran.out) == (3, "")
     warning, end = ran.err.splitlines()
-    assert re.fullmatch(r"agent-server: warning: no log lines: Redis at \S*127\.0\.0\.1:9 does not answer", warning)
+    assert re.fullmatch(r"agent-server: warning: no log lines: Redis at \S*127\.0\.0\.1:9 does not answer .*", warning)
     assert end == "agent-server: web-1: failed, exit code 3"
 
 
@@ -333,7 +335,7 @@ def test_redis_gone_is_said_by_whoever_needs_it(operator: Operator, redis: Redis
     finally:
         redis.start()
     assert (status.code, "Redis does not answer" in status.words()) == (1, True)
-    assert (tail.code, tail.words().endswith(f"{redis.address}/0 does not answer")) == (1, True)
+    assert (tail.code, f"{redis.address}/0 does not answer" in tail.words()) == (1, True)
 
 
 def test_a_forgotten_agent_is_gone(operator: Operator) -> None:

@@ -80,9 +80,14 @@ def test_without_a_secret_nothing_is_signed(server: Server) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "code", "words"),
     [
-        (403, b'{"error":"X-Signature does not match"}', REFUSED, "X-Signature does not match; set AUTH_SHARED_SECRET"),
+        (
+            403,
+            b'{"error":"X-Signature is required"}',
+            REFUSED,
+            "X-Signature is required; set AUTH_SHARED_SECRET to the server's secret, or name its settings with --config",
+        ),
         (404, b'{"code":1003,"error":"no such agent"}', NOT_FOUND, "no such agent"),
-        (503, b'{"error":"Redis does not answer"}', FAILED, "cannot do it now: Redis does not answer"),
+        (503, b'{"error":"Redis does not answer"}', FAILED, "cannot do it now: Redis does not answer; try again later"),
         (409, b'{"error":"used\\n\\u001b[2J"}', FAILED, "answers 409: used\\n\\x1b[2J"),
         (500, b"[]", FAILED, "answers 500: no reason given"),
         (200, b"<html>", FAILED, "is no agent-server: it answers 200 with application/json"),

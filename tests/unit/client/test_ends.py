@@ -32,7 +32,10 @@ def test_exit_codes(ends: list[End], code: int) -> None:
     ("end", "words"),
     [
         (THREE, "failed, exit code 3"),
-        (LATE, "timed out: timed out"),
+        (LATE, "timed out"),
+        (End("failed", -1, "timed out after 1 s", "1004"), "timed out after 1 s"),
+        (End("failed", -1, "no result", "1004"), "timed out: no result"),
+        (End("cancelled", -1, "cancelled before delivery"), "cancelled before delivery"),
         (LOST, "failed: agent restarted, the task may have run"),
         (End("cancelled", -1, "cancelled"), "cancelled"),
         (End("failed", 1, "a\nb"), "failed, exit code 1: a\\nb"),
