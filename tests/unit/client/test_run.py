@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from cluster.client import job as job_module
 from cluster.client import run as run_module
 from cluster.client.agents import Agent
 from cluster.client.job import Job
@@ -88,6 +89,14 @@ class Scene:
         return self.shown.getvalue().splitlines()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a moment does not look like lines that never come."""
+    monkeypatch.setattr(job_module, "QUIET_S", WITHIN_S)
+    monkeypatch.setattr(job_module, "LINES_S", WITHIN_S)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_an_end_is_told_behind_the_last_line_though_it_was_read_first() -> None:
     feeds = ScriptedFeeds(
         [line("t-a", "one"), result("t-a", "failed", exit_code="3", size=9)],
@@ -99,6 +108,7 @@ async def test_an_end_is_told_behind_the_last_line_though_it_was_read_first() ->
     assert scene.said() == ["one", "two", "!", "agent-server: a: failed, exit code 3"]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_each_of_many_ends_behind_its_own_last_line() -> None:
     feeds = ScriptedFeeds(
         [result("t-a", "failed", exit_code="1", size=4), line("t-b", "one")],
@@ -182,7 +192,7 @@ async def test_an_end_waits_no_longer_than_it_must(monkeypatch: pytest.MonkeyPat
     """An agent that goes on to send lines after its result does not keep the run."""
     feeds = ScriptedFeeds([result("t-a", "failed", exit_code="3", size=1_000_000)])
     scene = Scene(ScriptedServer(), feeds)
-    monkeypatch.setattr("cluster.client.job.LINES_S", 0.5)
+    monkeypatch.setattr(job_module, "LINES_S", 0.5)
     running = asyncio.create_task(scene.ended(), name="run")
     while not running.done():
         feeds.batches.put_nowait([line("t-a", "more")])
