@@ -30,6 +30,7 @@ RETRY_S = 0.5
 NEW_BURST, NEW_PER_S = 10_000, 100  # new agents of one address
 ADDRESSES = 10_000  # of which a pace is remembered
 NAME_CHARS, LABELS, SYSTEM_BYTES = 256, 100, 16 << 10  # what is kept of a profile; the rest is cut, not refused
+EVENTS = ("new", "known", "host_id_refused")
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
@@ -56,14 +57,15 @@ class RegistrationEndpoint:
 
     def __init__(
         self, store: Store, registry: Registry, feeds: Feeds,
-        *, public_url: str, is_open: bool, verification: Verification | None = None,
+        *, public_url: str, is_open: bool, counts: dict[str, int], verification: Verification | None = None,
     ) -> None:  # fmt: skip
-        """`verification`: where the control plane is to be asked."""
+        """`counts`: by EVENTS; `verification`: where the control plane is to be asked."""
         self._store = store
         self._registry = registry
         self._feeds = feeds
         self._public_url = public_url
         self._is_open = is_open
+        self._counts = counts
         self._verification = verification
         self._pace = Pace()
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -127,16 +129,20 @@ class RegistrationEndpoint:
         return await self._registry.register(token, name, host_id, labels, system, may_be_new=True)
 
     async def _tell(self, registered: Registered, body: Registration) -> None:
-        """The log's line and the status feed's entry."""
-        fields = {"agent_id": registered.id, "host_id": body.host_id or 0}
+        """The counts, the log's line and the status feed's entry, which says what the profile does."""
+        name, host_id, _, system = _profile(body)
+        fields = {"agent_id": registered.id, "host_id": host_id}
         if registered.kept_host_id:
+            self._counts["host_id_refused"] += 1
             logger.warning("host_id belongs to another agent that is online; it stays there", extra=fields)
-        logger.info("registered, %s", "new" if registered.is_new else "known", extra=fields)
+        newness = "new" if registered.is_new else "known"
+        self._counts[newness] += 1
+        logger.info("registered, %s", newness, extra=fields)
         now_ms = str(self._store.now_ms())
-        host = "" if registered.kept_host_id else str(body.host_id or "")
-        known = [(name, str((body.system or {}).get(name) or "")) for name in ("hostname", "os", "arch")]
+        host = "" if registered.kept_host_id else str(host_id or "")
+        known = [(field, str(system.get(field) or "")) for field in ("hostname", "os", "arch")]
         entry = (
-            *identity(registered.id, body.name or "", host),
+            *identity(registered.id, name, host),
             *("status", "active", "event", "registered", "last_heartbeat", now_ms, "timestamp", now_ms),
             *(part for pair in known if pair[1] for part in pair),
         )

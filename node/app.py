@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.routing import Route, WebSocketRoute
 
-from cluster import nodes, serving, telemetry, verification
+from cluster import nodes, registration, serving, telemetry, verification
 from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
 from cluster.control_plane import ControlPlane
@@ -101,7 +101,7 @@ class NodeProcess:
         register = RegistrationEndpoint(
             self._store, self._registry, self._feeds,
             public_url=settings.server.public_url, is_open=settings.auth.open_registration,
-            verification=self._verification(),
+            counts=self._registrations(), verification=self._verification(),
         )  # fmt: skip
         agents = AgentEndpoint(
             self._crew, self._hub, self._registry, self._presence,
@@ -116,6 +116,9 @@ class NodeProcess:
             WebSocketRoute("/{path:path}", no_such_path),
         ]
         return TrustedProxies(app_of(routes), settings.server.trusted_proxies)
+
+    def _registrations(self) -> dict[str, int]:
+        return self._counters.tally("registrations", "What came of registrations", "type", registration.EVENTS)
 
     def _verification(self) -> Verification | None:
         if not self._settings.control_plane.verify_registration:

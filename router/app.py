@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from cluster import acceptance, nodes, serving, telemetry, verification
+from cluster import acceptance, nodes, registration, serving, telemetry, verification
 from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
 from cluster.control_plane import ControlPlane
@@ -118,7 +118,7 @@ class RouterProcess:
         register = RegistrationEndpoint(
             self._store, self._registry, self._feeds,
             public_url=self._settings.server.public_url, is_open=self._settings.auth.open_registration,
-            verification=self._verification(),
+            counts=self._registrations(), verification=self._verification(),
         )  # fmt: skip
         tasks, agents = self._task_calls, self._agent_calls
         itself = SelfCalls(is_supervised=self._options.is_supervised)
@@ -137,6 +137,9 @@ class RouterProcess:
             _post("/api/self/control", itself.control),
             _post("/api/self/upgrade", itself.upgrade),
         ]
+
+    def _registrations(self) -> dict[str, int]:
+        return self._counters.tally("registrations", "What came of registrations", "type", registration.EVENTS)
 
     def _verification(self) -> Verification | None:
         config = self._settings.control_plane

@@ -1,0 +1,50 @@
+"""What a registration leaves behind, beside its profile: the status feed's entry, and the counts."""
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from cluster.registration import EVENTS, NAME_CHARS, RegistrationEndpoint
+from tests.integration.core import Core
+
+
+class Desk:
+    """The endpoint on a real Redis."""
+
+    def __init__(self, core: Core) -> None:
+        self.counts = dict.fromkeys(EVENTS, 0)
+        self._endpoint = RegistrationEndpoint(
+            core.store, core.registry, core.feeds, public_url="ws://here", is_open=True, counts=self.counts
+        )
+
+    async def register(self, token: str, **body: Any) -> str:
+        """The agent's id."""
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps({"token": token, **body}).encode()}
+
+        request = Request({"type": "http", "headers": [], "client": ("192.0.2.1", 1)}, receive)
+        answer = json.loads(bytes((await self._endpoint.register(request)).body))
+        agent_id = answer["id"]
+        assert isinstance(agent_id, str)
+        return agent_id
+
+
+async def test_the_status_feed_is_told_no_more_than_the_profile_keeps(core: Core) -> None:
+    await Desk(core).register("token-1", name="n" * 100_000, system={"hostname": "h" * 100_000, "os": "linux"})
+    (entry,) = await core.feed("agent_status")
+    assert entry["agent_name"] == "n" * NAME_CHARS
+    assert (entry["hostname"], entry["os"]) == ("h" * NAME_CHARS, "linux")
+
+
+async def test_registrations_and_refused_host_ids_are_counted(core: Core) -> None:
+    desk = Desk(core)
+    holder = await desk.register("token-1", host_id=7)
+    await core.claim(holder)
+    assert desk.counts == {"new": 1, "known": 0, "host_id_refused": 0}
+    await desk.register("token-2", host_id=7)
+    await desk.register("token-2", host_id=7)
+    await desk.register("token-1", host_id=7)
+    assert desk.counts == {"new": 2, "known": 2, "host_id_refused": 2}
+    assert await core.registry.resolve("7") == holder
