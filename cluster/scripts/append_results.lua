@@ -10,9 +10,11 @@ local STATE = {success = 'success', failed = 'failed', cancelled = 'failed', run
 --@include _time
 local clock, sets, generation_ms = KEYS[2], {KEYS[3], KEYS[4]}, tonumber(ARGV[2])
 --@include _seen
+local ENDED = {success = true, failed = true}
+-- A host counts by its latest end: a step of it that begins after another's end takes nothing back.
 local function count(execution, host, state)
   local before = redis.call('HGET', execution, 'h:' .. host)
-  if before ~= state then
+  if before ~= state and (ENDED[state] or not ENDED[before]) then
     redis.call('HSET', execution, 'h:' .. host, state)
     redis.call('HINCRBY', execution, state, 1)
     redis.call('HINCRBY', execution, before or 'total', before and -1 or 1)

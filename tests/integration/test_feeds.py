@@ -170,6 +170,14 @@ async def test_a_retry_on_a_host_takes_the_place_of_what_failed_there(core: Core
     assert counts(await append(core, "81_1_8_a", "success")) == (2, 2, 0, 0, 0, 100)
 
 
+@pytest.mark.parametrize("status", ["running", "pending"])
+async def test_a_step_that_begins_after_anothers_end_takes_nothing_back(core: Core, status: str) -> None:
+    await core.feeds.expect(["81_1_7_a", "81_2_7_b", "81_1_8_a"])
+    await append(core, "81_1_7_a", "success")
+    assert counts(await append(core, "81_2_7_b", status)) == (2, 1, 0, 0, 1, 50)
+    assert counts(await append(core, "81_2_7_b", "failed", "m2")) == (2, 0, 1, 0, 1, 50)
+
+
 async def test_two_steps_on_one_host_are_one_host(core: Core) -> None:
     await core.feeds.expect(["81_1_7_a", "81_2_7_b"])
     assert counts(await append(core, "81_1_7_a")) == (1, 1, 0, 0, 0, 100)
