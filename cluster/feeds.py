@@ -67,23 +67,23 @@ class Offline(Struct, frozen=True, array_like=True, gc=False):
     arch: str
     epoch: str
 
-    @property
-    def owed_as(self) -> str:
-        """The field of `unfed` that holds it while it is owed."""
-        return f"s:{self.agent_id}:{self.epoch}"
-
 
 result_entry = msgspec.json.Decoder(ResultEntry).decode
 offline_entry = msgspec.json.Decoder(Offline).decode
 
 
 class StatusEntry(Struct, frozen=True, gc=False):
-    """One entry of the status feed. `fields` are pairs, flat; `kind`: see append_status.lua."""
+    """One entry of the status feed. `fields` are pairs, flat; `kind`: see append_status.lua; those of kind `off` are owed."""
 
     agent_id: str
     epoch: str
     kind: str
     fields: tuple[str, ...]
+
+    @property
+    def owed_as(self) -> str:
+        """The field of `unfed` that holds it while it is owed."""
+        return f"s:{self.agent_id}:{self.epoch}"
 
 
 def offline_status(offline: Offline) -> StatusEntry:
@@ -234,8 +234,8 @@ class Feeds:
 
     async def pay_offline(self, owed: Sequence[bytes]) -> None:
         """Writes offline entries that a script said are owed (JSON), and marks them paid. Raises: StoreUnavailable."""
-        entries = [offline_entry(raw) for raw in owed if raw]
-        await self.append_status([offline_status(entry) for entry in entries])
+        entries = [offline_status(offline_entry(raw)) for raw in owed if raw]
+        await self.append_status(entries)
         await self.paid([(entry.agent_id, "", entry.owed_as) for entry in entries])
 
     async def paid(self, entries: Sequence[tuple[str, str, str]]) -> None:

@@ -52,10 +52,10 @@ class Presence:
 
     def __init__(  # noqa: PLR0913 - one for each room it works with
         self, node_id: str, boot: str, hub: Hub, registry: Registry, inbox: Inbox, directory: NodeDirectory,
-        *, on_mail: Callable[[Session], None], on_release: Callable[[list[bytes]], Coroutine[None, None, None]],
+        *, on_mail: Callable[[Session], None], on_release: Callable[[bytes], None],
         count: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """`on_mail`: something waits for a session; `on_release`: offline entries are owed to the status feed."""
+        """`on_mail`: something waits for a session; `on_release`: an offline entry is owed to the status feed."""
         self._node_id = node_id
         self._boot = boot
         self._hub = hub
@@ -195,7 +195,7 @@ class Presence:
         release = Release(session.agent_id, session.owner, session.reason, session.age_ms)
         owed = await self._releases.submit(release)
         if owed:
-            await self._on_release([owed])
+            self._on_release(owed)
 
     async def settled(self) -> None:
         """Returns when all that was begun aside has ended."""

@@ -2,7 +2,8 @@
 
 Owns the rhythm of both; what an agent's end is called comes from whoever ended it. Rules: `online` when an agent came (after a
 takeover only where the feed's last word was another), then every `status_stream.interval`; statistics every `push_interval` for agents
-that changed, and when they go. Reports are not owed: one that Redis did not take is replaced by the next.
+that changed, and when they go. `offline` goes the same way, behind the `online` of its session; it alone is owed: what Redis did not
+take of the others is replaced by the next.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import msgspec
 
 from cluster import messages
 from cluster.errors import StoreUnavailable
-from cluster.feeds import Feeds, StatusEntry, identity, number
+from cluster.feeds import Feeds, StatusEntry, identity, number, offline_entry, offline_status
 from cluster.messages import System
 from node.session import Session, Tally
 
@@ -61,6 +62,10 @@ class Reports:
         if session.tally is not None and session.tally.changed:
             self._stats.append(_stats_fields(session.agent_id, session.tally, self._now_ms()))
 
+    def on_release(self, owed: bytes) -> None:
+        """An ownership ended, and its offline entry is owed."""
+        self._statuses.append(offline_status(offline_entry(owed)))
+
     def _say_online(self, session: Session) -> None:
         self._statuses.append(_online(session, self._now_ms()))
 
@@ -104,6 +109,7 @@ class Reports:
             await self._feeds.append_status(statuses)
             for _ in statuses:
                 self._statuses.popleft()
+            await self._feeds.paid([(entry.agent_id, "", entry.owed_as) for entry in statuses if entry.kind == "off"])
             await self._feeds.append_stats(stats)
             for _ in stats:
                 self._stats.popleft()

@@ -326,6 +326,13 @@ async def test_coming_is_online_and_going_is_offline(gateway: Gateway) -> None:
     assert offline == known | {"status": "offline", "disconnect_reason": "websocket_closed"}
 
 
+async def test_an_agent_that_goes_as_soon_as_it_came_is_told_online_and_then_offline(gateway: Gateway) -> None:
+    for _ in range(5):
+        agent = await gateway.agent()
+        await agent.disconnect()
+        await wait_for(agent, "active", "online", "offline")
+
+
 async def test_a_host_id_that_nobody_said_is_0(gateway: Gateway) -> None:
     agent = await gateway.agent(host_id=0)
     for entry in await wait_for(agent, "active", "online"):

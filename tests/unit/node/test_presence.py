@@ -93,16 +93,13 @@ class Bench:
         self.store = FakeStore()
         self.hub = Hub()
         self.mail: list[str] = []
-        self.owed: list[list[bytes]] = []
+        self.owed: list[bytes] = []
         self.counted: Counter[str] = Counter()
         self.presence = Presence(
             "n1", "boot", self.hub, cast("Registry", self.store), cast("Inbox", self.store),
             cast("NodeDirectory", self.store), on_mail=lambda session: self.mail.append(session.agent_id),
-            on_release=self.pay, count=self.count,
+            on_release=self.owed.append, count=self.count,
         )  # fmt: skip
-
-    async def pay(self, owed: list[bytes]) -> None:
-        self.owed.append(owed)
 
     def count(self, event: str) -> None:
         self.counted[event] += 1
@@ -341,7 +338,7 @@ async def test_a_closed_socket_releases_its_claim_with_its_age_and_pays_what_is_
     bench.presence.end(session)
     await bench.presence.settled()
     assert bench.store.releases == [Release(AGENT, "n1:boot:5", "drained", 3000)]
-    assert bench.owed == [[AGENT.encode()]]
+    assert bench.owed == [AGENT.encode()]
     assert bench.hub.get(AGENT) is None
 
 

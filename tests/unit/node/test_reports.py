@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from cluster.errors import StoreUnavailable
-from cluster.feeds import Feeds, StatusEntry
+from cluster.feeds import Feeds, Offline, StatusEntry
 from cluster.registry import Profile
 from node.reports import BATCH, Reports
 from node.session import Session, Tally
@@ -26,6 +26,7 @@ class FakeFeeds:
         self.statuses: list[StatusEntry] = []
         self.stats: list[tuple[str, ...]] = []
         self.calls: list[int] = []
+        self.paid_for: list[tuple[str, str, str]] = []
         self.away = 0
 
     def _answer(self) -> None:
@@ -38,6 +39,11 @@ class FakeFeeds:
             self._answer()
             self.calls.append(len(entries))
             self.statuses += entries
+
+    async def paid(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        if entries:
+            self._answer()
+            self.paid_for += entries
 
     async def append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
         if entries:
@@ -212,6 +218,39 @@ async def test_what_redis_does_not_take_is_written_when_it_does() -> None:
         bench.ended(a_session(), ("success", None))
         await eventually(lambda: not bench.feeds.statuses)
     assert bench.feeds.away == 0
+
+
+# ---- offline ----
+
+
+def an_offline(epoch: str = "5") -> bytes:
+    return encode(Offline(AGENT, "web", "7", "websocket_closed", str(NOW_MS), str(NOW_MS), "", "", "", epoch))
+
+
+async def test_an_agent_that_goes_at_once_is_told_online_first_and_nothing_is_owed() -> None:
+    bench = Bench()
+    bench.reports.on_start(a_session(), is_takeover=False)
+    bench.reports.on_release(an_offline())
+    await bench.reports.flush()
+    assert [(entry.epoch, entry.kind) for entry in bench.feeds.statuses] == [("5", "on"), ("5", "off")]
+    assert pairs(bench.feeds.statuses[1].fields)["disconnect_reason"] == "websocket_closed"
+    assert bench.feeds.paid_for == [(AGENT, "", f"s:{AGENT}:5")]
+
+
+async def test_what_was_written_and_not_marked_paid_is_left_to_who_pays_debts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    bench.reports.on_start(a_session(), is_takeover=False)
+    bench.reports.on_release(an_offline())
+
+    async def unanswered(_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(bench.feeds, "paid", unanswered)
+    await bench.reports.flush()
+    await bench.reports.flush()
+    assert [entry.kind for entry in bench.feeds.statuses] == ["on", "off"]
 
 
 # ---- statistics ----
