@@ -8,6 +8,7 @@ Owns the keys `owners`, `agent`, `agents`, `lease`, `deadlines` and `host`; know
 """
 
 import re
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -456,7 +457,8 @@ def _fields(profile: Profile) -> dict[str, str | int | bytes]:
 
 
 def _texts(bid: Bid) -> tuple[str, ...]:
-    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force))
+    mark = secrets.token_hex(4)  # the driver sends a call again whose connection broke: the script is to know it
+    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force)), mark
 
 
 async def by_shard(

@@ -1,16 +1,21 @@
--- Sessions become owners. The newest wins; an epoch never repeats, even after Redis came back empty.
+-- Sessions become owners. The newest wins; an epoch never repeats, even after Redis came back empty. A bid that was granted and comes
+-- again, because the reply was lost, is answered as before: it is no takeover of itself.
 -- KEYS  1 owners  2 deadlines  3 agents  then for each item: agent, lease, mail
--- ARGV  1 items: [id, node, boot, address, '1' = whatever the takeovers]  2 lease ms  3 forget ms  4 takeovers allowed in 30 s, 0 = any number
+-- ARGV  1 items: [id, node, boot, address, '1' = whatever the takeovers, mark of the bid]  2 lease ms  3 forget ms
+--       4 takeovers allowed in 30 s, 0 = any number
 -- Returns for each item {'ok', epoch, owner before or '', incarnation, taken, open tasks up to it},
 --         {'contested', address, owner before, '1' if the first in these 30 s}, {'unknown'} or {'revoked'}
 --@include _time
-local function claim(agent, lease, mail, id, node, boot, address, force)
-  local p = redis.call('HMGET', agent, 'token_hash', 'revoked', 'epoch', 'incarnation', 'taken', 'takeovers', 'takeover_at', 'address')
+local function claim(agent, lease, mail, id, node, boot, address, force, mark)
+  local p = redis.call('HMGET', agent, 'token_hash', 'revoked', 'epoch', 'incarnation', 'taken', 'takeovers', 'takeover_at', 'address',
+    'bid', 'bid_after')
   if p[2] then return {'revoked'} end
   if not p[1] then return {'unknown'} end
   local owner = redis.call('HGET', KEYS[1], id)
   local takeovers, since = tonumber(p[6] or 0), tonumber(p[7] or 0)
-  if owner and redis.call('EXISTS', lease) == 1 then
+  local again = owner and p[9] == mark and owner == node .. ':' .. boot .. ':' .. p[3]
+  if again then owner = p[10]
+  elseif owner and redis.call('EXISTS', lease) == 1 then
     if now_ms - since > 30000 then takeovers, since = 0, now_ms end
     takeovers = takeovers + 1
     if force ~= '1' and ARGV[4] ~= '0' and takeovers > tonumber(ARGV[4]) then
@@ -18,9 +23,10 @@ local function claim(agent, lease, mail, id, node, boot, address, force)
       return {'contested', p[8] or '', owner, takeovers == ARGV[4] + 1 and '1' or '0'}
     end
   end
-  local epoch = int(math.max(tonumber(p[3] or 0) + 1, now_ms))
+  local epoch = again and p[3] or int(math.max(tonumber(p[3] or 0) + 1, now_ms))
   local mine = node .. ':' .. boot .. ':' .. epoch
-  redis.call('HSET', agent, 'epoch', epoch, 'claimed_as', p[4] or '0', 'address', address, 'takeovers', takeovers, 'takeover_at', int(since))
+  redis.call('HSET', agent, 'epoch', epoch, 'claimed_as', p[4] or '0', 'address', address, 'takeovers', takeovers, 'takeover_at', int(since),
+    'bid', mark, 'bid_after', owner or '')
   redis.call('HSET', KEYS[1], id, mine)
   redis.call('SET', lease, mine, 'PX', ARGV[2])
   redis.call('ZADD', KEYS[2], now_ms + ARGV[2], id)
@@ -30,6 +36,6 @@ local function claim(agent, lease, mail, id, node, boot, address, force)
 end
 local out = {}
 for i, m in ipairs(cjson.decode(ARGV[1])) do
-  out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5])
+  out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6])
 end
 return out

@@ -1,6 +1,7 @@
 """Who an agent is, who owns it, and that an old owner can do nothing any more."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -332,6 +333,46 @@ async def test_the_first_one_held_off_in_30_s_is_told_apart_so_that_it_is_logged
     await core.redis.hset(core.keys.of_agent("agent", agent_id), "takeover_at", core.store.now_ms() - 30_100)
     contested += [await bid(core, agent_id, f"n{n}") for n in range(5)]
     assert [c.is_first for c in contested if isinstance(c, Contested)] == [True, False, False, False, True, False]
+
+
+async def test_a_claim_that_is_sent_again_after_a_lost_reply_is_answered_as_before(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the driver does it when a connection breaks between a call and its reply."""
+    agent_id = await core.agent()
+    first = await bid(core, agent_id, "n0")
+    run, replies = core.store.run, []
+
+    async def run_again(name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+        replies.append([await run(name, keys, *args) for _ in range(3)])
+        return replies[-1][-1]
+
+    monkeypatch.setattr(core.store, "run", run_again)
+    second = await bid(core, agent_id, "n1")
+    assert isinstance(first, Claim)
+    assert isinstance(second, Claim)
+    assert second.previous == first.owner
+    assert [reply == replies[0][0] for reply in replies[0]] == [True] * 3
+    assert await core.registry.owner(agent_id) == second.owner
+    assert [type(await bid(core, agent_id, node)) for node in ("n0", "n1", "n0")] == [Claim, Claim, Contested]
+
+
+async def test_a_claim_that_was_taken_over_meanwhile_is_a_new_one_when_it_is_sent_again(core: Core) -> None:
+    agent_id = await core.agent()
+    run, sent = core.store.run, []
+
+    async def remembered(name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+        sent.append((name, keys, args))
+        return await run(name, keys, *args)
+
+    core.store.run = remembered  # type: ignore[method-assign]
+    first, newer = await bid(core, agent_id, "n0"), await bid(core, agent_id, "n1")
+    name, keys, args = sent[0]
+    ((_, epoch, previous, *_),) = await run(name, keys, *args)
+    assert isinstance(first, Claim)
+    assert isinstance(newer, Claim)
+    assert int(epoch) > newer.owner.epoch > first.owner.epoch
+    assert previous.decode() == str(newer.owner)
 
 
 async def test_after_30_s_a_takeover_is_granted_again(core: Core) -> None:
