@@ -26,8 +26,10 @@ class Debts:
         for shard in self._shards:
             due.update(await self._due(shard, now_s))
         results, offline = ([raw for field, raw in due.items() if field[:1] == kind] for kind in (b"r", b"s"))
-        await self._feeds.pay_results(sorted(results, key=_said_at))
-        await self._feeds.pay_offline(sorted(offline, key=_ended_at))
+        try:
+            await self._feeds.pay_results(sorted(results, key=_said_at))
+        finally:  # one feed may be blocked, the other not
+            await self._feeds.pay_offline(sorted(offline, key=_ended_at))
         return len(due)
 
     async def _due(self, shard: "_Shard", now_s: float) -> dict[bytes, bytes]:

@@ -25,6 +25,10 @@ class StoreUnavailable(AgentServerError):
     """Redis is away, stalled, full or failing over. What was asked may or may not have been done."""
 
 
+class FeedBlocked(StoreUnavailable):
+    """What has a feed's name in Redis is no stream. Nothing can be written there until it is gone; everything else works."""
+
+
 class CommandFailed(AgentServerError):
     """A command of the command line did not do what it was asked; `exit_code` says how (cluster/client/outcome.py)."""
 

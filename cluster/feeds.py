@@ -5,6 +5,7 @@ Owns the feeds, what keeps their entries unique, and an execution's progress; kn
 - Every result, log line and status entry passes one append script: written once whichever process brings it, however often.
 - An entry that is decided but not yet written is owed (`unfed`), until `paid` says that it is in its feed.
 - All values are strings. A disabled feed takes everything and writes nothing.
+- A feed whose key holds something else takes nothing (`FeedBlocked`), until that is gone; the other feeds go on.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,7 +159,8 @@ class Feeds:
         executions: dict[str, int] = {}
         items = [self._result_item(entry, executions) for entry in entries]
         keys = [*self._seen_keys(self.results.key), *self._execution_keys(executions)]
-        await self._store.run("append_results", keys, _encode(items), GENERATION_MS, EXECUTION_MS)
+        with self._store.of_feed(self.results.key):
+            await self._store.run("append_results", keys, _encode(items), GENERATION_MS, EXECUTION_MS)
 
     def _result_item(self, entry: ResultEntry, executions: dict[str, int]) -> tuple[str, ...]:
         execution, host = messages.execution_of(entry.task_id)
@@ -189,8 +191,9 @@ class Feeds:
         """Writes log messages: (agent id, message id, the fields of each line as flat pairs). Raises: StoreUnavailable."""
         if not self.logs.enabled or not messages_:
             return
-        for items in _calls_of(_slices_of(messages_)):
-            await self._store.run("append_logs", self._seen_keys(self.logs.key), _encode(items), GENERATION_MS)
+        with self._store.of_feed(self.logs.key):
+            for items in _calls_of(_slices_of(messages_)):
+                await self._store.run("append_logs", self._seen_keys(self.logs.key), _encode(items), GENERATION_MS)
 
     def _seen_keys(self, feed: str) -> list[str]:
         return [feed, *(self._keys.of_feed(feed, name) for name in ("seen", "seen:0", "seen:1"))]
@@ -202,12 +205,17 @@ class Feeds:
         if not self.status.enabled or not entries:
             return
         items = [(e.agent_id, e.epoch, e.kind, *e.fields) for e in entries]
-        await self._store.run("append_status", [self.status.key, self._epochs], _encode(items))
+        with self._store.of_feed(self.status.key):
+            await self._store.run("append_status", [self.status.key, self._epochs], _encode(items))
 
     async def append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
         """Writes statistics, each a tuple of flat pairs. Raises: StoreUnavailable."""
         if not self.stats.enabled or not entries:
             return
+        with self._store.of_feed(self.stats.key):
+            await self._append_stats(entries)
+
+    async def _append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
         async with self._store.session() as client:
             pipe = client.pipeline(transaction=False)
             for fields in entries:

@@ -11,6 +11,7 @@ Owns the clients and the translation of driver errors; knows no key but `meta`, 
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -35,7 +36,7 @@ from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import TimeoutError as NoReply
 
 from cluster import scripts, settings
-from cluster.errors import StartError, StoreAway, StoreUnavailable
+from cluster.errors import FeedBlocked, StartError, StoreAway, StoreUnavailable
 from cluster.keys import SCHEMA, Keys
 
 REQUEST_TIMEOUT_S = 2.0  # a control-plane call must end within 3 s
@@ -43,7 +44,9 @@ PROBE_TIMEOUT_S = 0.3
 BLOCK_MS = 1000  # of the blocking reader; its socket waits longer
 LOWEST_VERSION = (6, 2)
 RETRY_AFTER_S = 2  # what callers are told
+SAY_AGAIN_S = 10.0  # between complaints about one feed
 
+logger = logging.getLogger(__name__)
 
 Client = Any  # a Redis client; redis-py's own types leave open whether replies are bytes, and ours are
 
@@ -147,6 +150,7 @@ class Store:
         self._probe: Client = client or Redis.from_pool(_pool(url, 1, PROBE_TIMEOUT_S))
         self._shas: dict[str, str] = {}
         self._clock_offset_ms = 0
+        self._complain_at_s: dict[str, float] = {}
 
     @property
     def id_key(self) -> bytes:
@@ -217,6 +221,23 @@ class Store:
         except ResponseError as error:
             if not any(word in str(error) for word in ("no such key", "NOGROUP")):
                 raise
+
+    @contextlib.contextmanager
+    def of_feed(self, feed: str) -> Iterator[None]:
+        """Turns the error that a feed is no stream into `FeedBlocked`: feeds are not ours alone, and whoever did it can undo it."""
+        try:
+            yield
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            self._complain(feed)
+            raise FeedBlocked(f"{feed} is not a stream") from error
+
+    def _complain(self, feed: str) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._complain_at_s.get(feed, now_s):
+            self._complain_at_s[feed] = now_s + SAY_AGAIN_S
+            logger.error("%s in Redis is not a stream: what belongs there waits, unacked, until that key is gone", feed)
 
     async def ping(self) -> bool:
         """Whether Redis answers within the probe's short timeout."""

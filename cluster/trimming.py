@@ -6,9 +6,11 @@
 - `max_len` caps all of them, oldest first: what that drops may be unread, and is logged.
 """
 
+import contextlib
 import logging
 from typing import Any
 
+from cluster.errors import FeedBlocked
 from cluster.redis_client import Client, Store
 from cluster.settings import LogStream, ResultStream, Settings, StatusStream, TaskStatsStream
 
@@ -18,6 +20,7 @@ PAGES = 20
 
 logger = logging.getLogger(__name__)
 Id = tuple[int, int]
+Feed = ResultStream | LogStream | StatusStream | TaskStatsStream
 
 
 class Trimmer:
@@ -26,23 +29,25 @@ class Trimmer:
     def __init__(self, store: Store, config: Settings) -> None:
         self._store = store
         self._results: ResultStream = config.result_stream
-        self._aging: tuple[LogStream | StatusStream | TaskStatsStream, ...] = (
-            config.log_stream, config.status_stream, config.task_stats_stream,
-        )  # fmt: skip
+        self._aging = (config.log_stream, config.status_stream, config.task_stats_stream)
 
     async def trim(self) -> int:
         """One pass over all feeds; how many entries went. Raises: StoreUnavailable."""
         dropped = 0
-        async with self._store.session() as client:
-            for feed in self._aging:
-                if feed.enabled:
-                    oldest_ms = self._store.now_ms() - int(feed.max_age_s * 1000)
-                    dropped += await client.xtrim(feed.key, minid=f"{oldest_ms}-0", approximate=True)
-                    dropped += await self._cap(client, feed.key, feed.max_len)
-            if self._results.enabled:
-                dropped += await self._trim_results(client)
-                dropped += await self._cap(client, self._results.key, self._results.max_len)
+        for feed in (*self._aging, self._results):
+            if feed.enabled:
+                with contextlib.suppress(FeedBlocked), self._store.of_feed(feed.key):
+                    dropped += await self._trim(feed)
         return dropped
+
+    async def _trim(self, feed: Feed) -> int:
+        async with self._store.session() as client:
+            if isinstance(feed, ResultStream):
+                dropped = await self._trim_results(client)
+            else:
+                oldest_ms = self._store.now_ms() - int(feed.max_age_s * 1000)
+                dropped = await client.xtrim(feed.key, minid=f"{oldest_ms}-0", approximate=True)
+            return dropped + await self._cap(client, feed.key, feed.max_len)
 
     async def _cap(self, client: Client, key: str, max_len: int) -> int:
         over = await client.xlen(key) - max_len

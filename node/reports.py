@@ -7,6 +7,7 @@ take of the others is replaced by the next.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import Any
@@ -103,19 +104,26 @@ class Reports:
             return await self._write_some()
 
     async def _write_some(self) -> bool:
+        is_written = False
+        for write in (self._write_statuses, self._write_stats):  # one feed may be blocked, the other not
+            with contextlib.suppress(StoreUnavailable):
+                is_written |= await write()
+        return is_written
+
+    async def _write_statuses(self) -> bool:
         statuses = [self._statuses[n] for n in range(min(BATCH, len(self._statuses)))]
+        await self._feeds.append_status(statuses)
+        for _ in statuses:
+            self._statuses.popleft()
+        await self._feeds.paid([(entry.agent_id, "", entry.owed_as) for entry in statuses if entry.kind == "off"])
+        return bool(statuses)
+
+    async def _write_stats(self) -> bool:
         stats = [self._stats[n] for n in range(min(BATCH, len(self._stats)))]
-        try:
-            await self._feeds.append_status(statuses)
-            for _ in statuses:
-                self._statuses.popleft()
-            await self._feeds.paid([(entry.agent_id, "", entry.owed_as) for entry in statuses if entry.kind == "off"])
-            await self._feeds.append_stats(stats)
-            for _ in stats:
-                self._stats.popleft()
-        except StoreUnavailable:
-            return False
-        return bool(statuses or stats)
+        await self._feeds.append_stats(stats)
+        for _ in stats:
+            self._stats.popleft()
+        return bool(stats)
 
     async def flush(self) -> None:
         """Writes what is left, as far as Redis takes it."""

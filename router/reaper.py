@@ -8,13 +8,14 @@ Every router runs one; all of it may run twice, or ten times. Rules:
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
 from cluster import close_codes
 from cluster.debts import Debts
-from cluster.errors import StoreUnavailable
+from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
 from cluster.mailbox import Mailbox
@@ -69,7 +70,8 @@ class Reaper:
                 for n, (every_s, work) in enumerate(self._works):
                     if time.monotonic() >= due[n]:
                         due[n] = time.monotonic() + every_s
-                        await work()
+                        with contextlib.suppress(FeedBlocked):  # what is owed stays owed, and the other sweeps go on
+                            await work()
             except StoreUnavailable as error:
                 self._stall(time.monotonic())
                 logger.debug("sweep put off: %s", error)

@@ -124,9 +124,9 @@ class TaskCalls:
         owner = next((outcome.owner for outcome in outcomes if outcome.owner is not None), None)
         unknown = [task_id for task_id, o in zip(task_ids, outcomes, strict=True) if o.outcome == "unknown"]
         with contextlib.suppress(StoreUnavailable):  # ends are owed, cancels are kept
-            await self._feeds.pay_results([outcome.entry for outcome in outcomes if outcome.entry])
             if owner is not None:
                 await self._inbox.ring([(owner, agent_id)])
+            await self._feeds.pay_results([outcome.entry for outcome in outcomes if outcome.entry])
         if owner is not None and unknown:
             frame = messages.cancel_task(unknown[0]) if len(unknown) == 1 else messages.cancel_tasks_batch(unknown)
             await self._inbox.send(owner, agent_id, frame)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tests.contract.clusters import Clusters
 from tests.contract.early import begun_early
-from tests.contract.gateway import Agent, Entry, Gateway, log, new_number, new_task_id, task_result
+from tests.contract.gateway import Agent, Entry, Gateway, log, new_number, new_task_id, said_by, task_result
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
 
@@ -536,6 +536,27 @@ async def test_a_stream_that_somebody_deletes_is_written_again(trampled: Gateway
         assert len(await trampled.entries("agent_results", task_id=task_id)) == 1
     other = await trampled.agent()
     await trampled.entries_of("agent_status", 2, agent_id=other.id)
+
+
+@begun_early
+async def test_a_feed_that_somebody_makes_no_stream_of_waits_unacked_until_it_may_be_written(
+    clusters: Clusters,
+) -> None:
+    """Not a process ends over it, and the other feeds go on."""
+    cluster = await clusters.start("blocked")
+    async with Gateway(cluster) as gateway:
+        before = {**cluster.nodes(), **cluster.routers()}
+        agent, task_id = await gateway.agent(), new_task_id()
+        await gateway.redis.set("agent_results", "somebody's")
+        await agent.say(task_result("m1", task_id), log("m2", task_id, "another feed"))
+        assert await agent.hear_acks(1) == ["m2"]
+        await asyncio.sleep(6.0)  # trimming comes every 5 s
+        await agent.post_sentinel()
+        assert {**cluster.nodes(), **cluster.routers()} == before
+        assert [line for line in said_by(cluster).splitlines() if "agent_results" in line and "not a stream" in line]
+        await gateway.redis.delete("agent_results")
+        assert await agent.hear_acks(1) == ["m1"]
+        assert [entry["status"] for entry in await gateway.entries("agent_results", task_id=task_id)] == ["success"]
 
 
 async def test_djangos_entries_and_expiry_stay_as_they_are(trampled: Gateway) -> None:

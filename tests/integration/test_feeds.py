@@ -1,12 +1,13 @@
 """The four streams that control planes read: every field of each, each entry once, whichever process brings it however often."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from cluster import feeds as feeds_module
 from cluster.debts import AGE_S, Debts
-from cluster.errors import StoreUnavailable
+from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.feeds import CALL_LINES, GENERATION_MS, StatusEntry, identity, number
 from cluster.settings import LogStream, ResultStream, StatusStream, TaskStatsStream
 from tests.integration.conftest import MakeCore
@@ -148,6 +149,53 @@ async def test_what_is_remembered_is_bounded_by_two_generations(core: Core) -> N
     await append(core, "x", "running")
     sizes = [await core.redis.scard(core.keys.of_feed("agent_results", f"seen:{n}")) for n in (0, 1)]
     assert sum(sizes) <= 101
+
+
+# ---- a key that is no stream ----
+
+
+@pytest.mark.parametrize("blocked", ["agent_results", "agent_logs", "agent_status", "agent_task_stats"])
+async def test_a_feed_that_is_no_stream_is_named_and_written_once_that_is_gone(
+    core: Core, caplog: pytest.LogCaptureFixture, blocked: str
+) -> None:
+    owed = await core.release(await core.connected())
+    writes: dict[str, Callable[[], Awaitable[None]]] = {
+        "agent_results": lambda: core.feeds.append_results([a_result("agent-1", "81_1_1_x")]),
+        "agent_logs": lambda: core.feeds.append_logs([("agent-1", "m1", [["content", "x"]])]),
+        "agent_status": lambda: core.feeds.pay_offline([owed]),
+        "agent_task_stats": lambda: core.feeds.append_stats([("agent_id", "agent-1")]),
+    }
+    await core.redis.set(blocked, "somebody's")
+    for feed, write in writes.items():
+        if feed != blocked:
+            await write()
+    for _ in range(3):
+        with pytest.raises(FeedBlocked, match=blocked):
+            await writes[blocked]()
+    assert [blocked in line for line in caplog.messages if "not a stream" in line] == [True]
+    assert await core.redis.get(blocked) == "somebody's"
+    await core.redis.delete(blocked)
+    await writes[blocked]()
+    assert [len(await core.feed(feed)) for feed in writes] == [1, 1, 1, 1]
+
+
+async def test_what_a_blocked_feed_is_owed_stays_owed_and_the_other_is_paid(core: Core) -> None:
+    holder = await core.connected()
+    await core.post(holder.agent_id, "t1")
+    await core.take(holder)
+    await core.settle(holder.agent_id, "t1")
+    await core.release(holder)
+    await core.redis.set("agent_results", "somebody's")
+    debts = Debts(core.store, core.feeds)
+    await debts.pay(0.0)
+    with pytest.raises(FeedBlocked):
+        await debts.pay(AGE_S)
+    assert [entry["status"] for entry in await core.feed("agent_status")] == ["offline"]
+    assert list(await core.owed(holder.agent_id)) == [f"r:{holder.agent_id}:t1"]
+    await core.redis.delete("agent_results")
+    await debts.pay(2 * AGE_S)
+    assert await core.ends() == {"t1": ["success"]}
+    assert await core.owed(holder.agent_id) == {}
 
 
 # ---- progress ----

@@ -55,6 +55,22 @@ async def pending(core: Core, group: str) -> int:
     return int((await core.redis.xpending(RESULTS, group))["pending"])
 
 
+# ---- a key that is no stream ----
+
+
+@pytest.mark.parametrize("blocked", [RESULTS, *AGING])
+async def test_a_feed_that_is_no_stream_keeps_none_of_the_others_from_being_trimmed(
+    make_core: MakeCore, blocked: str
+) -> None:
+    core, trimmer = await trimmed(make_core, 5 * NODE, 10)
+    for feed in AGING:
+        await write(core, feed, range(1, 5 * NODE))
+    await core.redis.set(blocked, "somebody's")
+    assert await trimmer.trim()
+    for feed in {RESULTS, *AGING} - {blocked}:
+        assert len(await left(core, feed)) <= NODE + 10
+
+
 # ---- results ----
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.errors import StoreUnavailable
+from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.feeds import Feeds, Offline, StatusEntry
 from cluster.registry import Profile
 from node.reports import BATCH, Reports
@@ -218,6 +218,19 @@ async def test_what_redis_does_not_take_is_written_when_it_does() -> None:
         bench.ended(a_session(), ("success", None))
         await eventually(lambda: not bench.feeds.statuses)
     assert bench.feeds.away == 0
+
+
+async def test_a_blocked_status_feed_keeps_no_statistics_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    async def blocked(_: object) -> None:
+        raise FeedBlocked("agent_status is not a stream")
+
+    monkeypatch.setattr(bench.feeds, "append_status", blocked)
+    bench.reports.on_start(a_session(), is_takeover=False)
+    bench.ended(a_session(), ("success", None))
+    await bench.reports.flush()
+    assert len(bench.feeds.stats) == 1
 
 
 # ---- offline ----

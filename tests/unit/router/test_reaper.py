@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from cluster import close_codes
-from cluster.errors import StoreUnavailable
+from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.registry import Overdue, Owner, Release
 from router import reaper as reaper_module
 from router.reaper import FIRST_GRACE_S, SLOW_S, SWEEP_S, Reaper
@@ -44,7 +44,7 @@ class FakeStore:
         self._clocks = clocks
         self.keys = SimpleNamespace(shards=1, in_shard=lambda _, name: name)
         self.round_trip_s = 0.001
-        self.is_away = False
+        self.is_away = self.is_blocked = False
         self.late: list[Overdue] = []
         self.releases: list[Release] = []
         self.closes: list[tuple[list[tuple[Owner, str]], int]] = []
@@ -80,6 +80,8 @@ class FakeStore:
 
     async def end_due(self, _: int) -> list[bytes]:
         self.asked.append("end_due")
+        if self.is_blocked:
+            raise FeedBlocked("agent_results is not a stream")
         return []
 
     async def trim(self) -> int:
@@ -215,6 +217,18 @@ async def test_all_works_are_done_and_go_on_after_redis_was_away(bench: Bench) -
         bench.store.asked.clear()
         await eventually(lambda: works - set(bench.store.asked))
     assert bench.counts["agent_forgotten"] >= 2
+
+
+async def test_a_blocked_feed_is_no_stall_and_keeps_no_other_work_from_being_done(bench: Bench) -> None:
+    works = {"overdue", "end_due", "pay", "trim", "forget_stale"}
+    await bench.settled()
+    bench.store.is_blocked = True
+    async with bench.running():
+        for _ in range(3):
+            bench.store.asked.clear()
+            bench.clocks.pass_time(SWEEP_S * 100)
+            await eventually(lambda: works - set(bench.store.asked))
+    assert bench.reaper._stalled_since is None
 
 
 # ---- what ----
