@@ -86,7 +86,7 @@ class Resumed(Struct, frozen=True):
 
 
 class Said(Struct, frozen=True, gc=False):
-    """What an agent says of a task. `kind`: `end`, `progress` or `life`.
+    """What an agent says of a task. `kind`: `end`, `progress`, `life`, or `lost`: an end of ours for a task without a record.
 
     Of an end: `entry`, its owed form as JSON, and how it is told, in the words of the results feed.
     """

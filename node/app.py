@@ -83,7 +83,8 @@ class NodeProcess:
         )  # fmt: skip
         crew.presence = self._presence = Presence(
             options.id, self._boot, self._hub, self._registry, inbox, self._directory,
-            on_mail=self._courier.ring, on_release=self._reports.on_release, count=crew.count,
+            on_mail=self._courier.ring, on_forgotten=self._uplink.put_lost, on_release=self._reports.on_release,
+            count=crew.count,
         )  # fmt: skip
         self._readiness = Readiness(store)
         self._poller = self._new_poller(mailbox, inbox) if settings.control_plane.poll else None

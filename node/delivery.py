@@ -147,7 +147,8 @@ class Courier:
                 frames.append(messages.tasks_batch(message_id, [task.json for task in members]))
             else:
                 frames += [messages.task(task.id, task.json) for task in members]
-            for _ in members:
+            for task in members:
+                session.note_sent(task.id)
                 self._count("task_sent")
         if len(cancelled) == 1:
             frames.append(messages.cancel_task(cancelled[0]))

@@ -8,7 +8,7 @@ Owns the rhythm of renewal; knows neither frames nor tasks. Rules:
 - The lease is the one authority. What renewal finds lost is closed: 4409 when another owns it, 4408 when it ran out, 4403 when the
   agent was forgotten.
 - Redis away: sockets stay open for `AWAY_S`, then they are closed so that the agents' outboxes take over.
-- Redis back and empty: registrations and claims are put back from memory.
+- Redis back and empty: registrations and claims are put back from memory. An agent is looked at every second, so that it is seen soon.
 """
 
 import asyncio
@@ -52,10 +52,10 @@ class Presence:
 
     def __init__(  # noqa: PLR0913 - one for each room it works with
         self, node_id: str, boot: str, hub: Hub, registry: Registry, inbox: Inbox, directory: NodeDirectory,
-        *, on_mail: Callable[[Session], None], on_release: Callable[[bytes], None],
+        *, on_mail: Callable[[Session], None], on_forgotten: Callable[[Session], None], on_release: Callable[[bytes], None],
         count: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """`on_mail`: something waits for a session; `on_release`: an offline entry is owed to the status feed."""
+        """`on_mail`: something waits for a session; `on_forgotten`: Redis came back without its agent; `on_release`: an offline entry is owed to the status feed."""
         self._node_id = node_id
         self._boot = boot
         self._hub = hub
@@ -63,6 +63,7 @@ class Presence:
         self._inbox = inbox
         self._directory = directory
         self._on_mail = on_mail
+        self._on_forgotten = on_forgotten
         self._on_release = on_release
         self._count = count
         self._every_s = registry.timeout_ms / 3000
@@ -119,15 +120,17 @@ class Presence:
                     await self._renew(due)
                 self._answered = loop.time()
             except StoreUnavailable:
-                self._queue.extendleft((0.0, session) for session in reversed(due))
+                queued = {session for _, session in self._queue}  # some of them were renewed
+                self._queue.extendleft((0.0, session) for session in reversed(due) if session not in queued)
                 await self._endure(loop.time() - self._answered)
                 await asyncio.sleep(RETRY_S)
             if len(due) < RENEW_ITEMS:
                 await asyncio.sleep(pause_s)
 
     def _due(self, now: float) -> list[Session]:
+        """Those whose time has come, or else the next one."""
         due: list[Session] = []
-        while self._queue and self._queue[0][0] <= now and len(due) < RENEW_ITEMS:
+        while self._queue and (self._queue[0][0] <= now or not due) and len(due) < RENEW_ITEMS:
             _, session = self._queue.popleft()
             if self._hub.get(session.agent_id) is session and session.link is not None:
                 due.append(session)
@@ -162,12 +165,15 @@ class Presence:
         done = set(sessions)
         self._queue = deque((0.0, session) for _, session in self._queue if session not in done)
         again = asyncio.get_running_loop().time() + self._every_s
+        for session in sessions:
+            self._on_forgotten(session)
         await self._registry.put_back([session.profile for session in sessions])
         bids = [Bid(s.agent_id, self._node_id, self._boot, s.address, force=True) for s in sessions]
         for session, outcome in zip(sessions, await self._registry.claim(bids), strict=True):
             if isinstance(outcome, Claim):
                 session.own(outcome)
                 self._queue.append((again, session))
+                self._on_mail(session)
             elif isinstance(outcome, Refused):
                 self._lose(session, REVOKED)
         logger.warning("%d agents were put back into a Redis that had forgotten them", len(sessions))

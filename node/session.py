@@ -23,6 +23,7 @@ HEARTBEAT_BYTES = 16 << 10  # what is kept of one
 ID_CHARS = 256  # of a message or a task; a longer one is nobody's
 FLOOD_S = 6  # seconds in a row over `max_messages_per_s` after which a connection ends; the link bears 8 s of pauses
 KNOWN_BATCHES = 64  # batch frames whose acks are understood
+SENT_TASKS = 1000  # of a session, that are known to have been sent and not to have ended
 
 
 class Wheel(Protocol):
@@ -135,6 +136,7 @@ class Session:
         "_in_second",
         "_patience",
         "_second",
+        "_sent",
         "address",
         "agent_id",
         "cancels",
@@ -158,13 +160,13 @@ class Session:
         self.profile = profile
         self.address = address
         self.own(claim)
-        self.cancels = "0"  # how many cancels this session knows of, as the mailbox counts them
         self.link: Link | None = None
         self.heartbeat = b""  # the newest one's payload
         self.live: dict[str, int] = {}  # tasks known to be open, and when that was asked
         self.tally: Tally | None = None
         self.reason = "websocket_closed"  # what its end will be called
         self._batches: dict[str, tuple[str, ...]] | None = None
+        self._sent: dict[str, None] | None = None
         self._age_ms = 0
         self._answered = 0
         self._bad_frames = 0
@@ -179,6 +181,7 @@ class Session:
         self.cursor = claim.taken  # how far the mailbox was handed out
         self.claimed_at = claim.taken  # how far it was before this claim
         self.unended = claim.unended  # tasks up to there that have not ended
+        self.cancels = "0"  # how many cancels this session knows of, as the mailbox counts them
 
     @property
     def age_ms(self) -> int:
@@ -309,6 +312,24 @@ class Session:
         self._batches[message_id] = task_ids
         if len(self._batches) > KNOWN_BATCHES:
             del self._batches[next(iter(self._batches))]
+
+    def note_sent(self, task_id: str) -> None:
+        """Remembers a task that was written to the agent."""
+        if self._sent is None:
+            self._sent = {}
+        self._sent[task_id] = None
+        if len(self._sent) > SENT_TASKS:
+            del self._sent[next(iter(self._sent))]
+
+    def note_end(self, task_id: str) -> None:
+        """The task has ended."""
+        if self._sent is not None:
+            self._sent.pop(task_id, None)
+
+    @property
+    def sent(self) -> tuple[str, ...]:
+        """Tasks that were sent here and of which no end was seen, the newest of them."""
+        return tuple(self._sent or ())
 
     def close(self, code: int, reason: str = "websocket_closed") -> None:
         """Closes the connection; `reason` is how the status feed will call its end."""

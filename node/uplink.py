@@ -5,6 +5,7 @@ Owns the queues between sockets and Redis; knows neither frames nor scripts. Rul
 - Nothing is acked before it is in its stream, or is known never to be written.
 - A lane has one call in flight; what arrives meanwhile is the next batch. No timer: idle it answers at once, busy it batches by itself.
 - A batch that Redis did not answer is tried again until it does: writing twice is harmless. Nothing is dropped.
+- A Redis that came back empty has lost the tasks that agents hold: those end here, behind what agents said before.
 - The read path never waits. A lane that is full stops reading from the sockets that fill it, which close after some seconds.
 """
 
@@ -35,6 +36,8 @@ ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
 KNOWN_TASKS = 1000  # of one session
 ERROR_CHARS = 64 << 10  # of a result's error_msg and log_pointer
 ITEM_BYTES = 512  # what an entry without long texts is taken to weigh
+LOST, INTERNAL = "lost: Redis came back without this task, it may have run", "1001"
+ENDING = ("end", "lost")  # kinds that end a task
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
@@ -178,6 +181,16 @@ class Uplink:
         for task_id in task_ids:
             self.results.put(ResultItem(session, "", "life", self._entry(session.agent_id, "", task_id, "", Result())))
 
+    def put_lost(self, session: Session) -> None:
+        """Redis has forgotten this session's agent: of the tasks that it was sent, those that Redis forgot too end."""
+        now_ms = self._now_ms()
+        for task_id in session.sent:
+            entry = ResultEntry(
+                session.agent_id, task_id, "failed", "-1", LOST, INTERNAL, "0", str(now_ms // 1000), "0", "", str(now_ms),
+                f"end:{session.agent_id}:{task_id}",
+            )  # fmt: skip
+            self.results.put(ResultItem(session, "", "lost", entry))
+
     def put_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """A log message."""
         now_s = str(self._now_ms() // 1000)
@@ -215,13 +228,16 @@ class Uplink:
     def _count_results(self, batch: list[ResultItem], written: list[ResultItem]) -> None:
         for item in written:
             self._count("result_" + item.kind)
-            if item.kind == "end":
+            if item.kind in ENDING:
                 item.session.live.pop(item.entry.task_id, None)
                 item.session.tally = item.session.tally or Tally()
                 item.session.tally.count(item.entry.status, item.duration_ms)
                 self._on_end(item.session)
-        for _ in range(sum(item.message_id != "" for item in batch) - len(written)):
+        for _ in range(sum(item.message_id != "" for item in batch) - sum(item.message_id != "" for item in written)):
             self._count("result_not_written")
+        for item in batch:
+            if item.kind in ENDING:
+                item.session.note_end(item.entry.task_id)
 
     async def _write_logs(self, batch: list[LogItem]) -> None:
         late = await self._late(batch)
@@ -247,7 +263,7 @@ class Uplink:
 
 def _said(item: ResultItem, place: int) -> Said:
     entry = item.entry
-    owed = _encode(msgspec.structs.replace(entry, place=place)).decode() if item.kind == "end" else ""
+    owed = _encode(msgspec.structs.replace(entry, place=place)).decode() if item.kind in ENDING else ""
     told = (entry.exit_code, entry.error_msg, entry.error_code)
     return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed, *told)
 

@@ -1,7 +1,9 @@
 -- What agents say of tasks. The first real end wins, whichever epoch brings it: a result is a fact.
+-- `lost` is an end of ours, for a task that an agent has and Redis forgot: a record, whatever it says, wins over it.
 -- Progress is appended as long as its task's end is owed: the end may be of the same batch, tried again. The feed refuses it after the end.
 -- KEYS  1 unfed  2 due  then for each item: mail, cancels, record
--- ARGV  1 items: [agent id, task id, 'end' | 'progress' | 'life', status, message id, entry (JSON), [exit code, error message, error code]]
+-- ARGV  1 items: [agent id, task id, 'end' | 'lost' | 'progress' | 'life', status, message id, entry (JSON),
+--       [exit code, error message, error code]]
 -- Returns for each item: 1 append it and ack, 0 ack only; for 'life' the ms at which the task ended, 0 when it is open, -1 when unknown
 --@include _time
 --@include _end_task
@@ -10,8 +12,8 @@ local function settle(mail, cancels, record, agent, task, kind, status, by, entr
   local state = r[1]
   local open = state == 'pending' or state == 'sent' or state == 'running'
   local owed = not open and state and redis.call('HEXISTS', KEYS[1], 'r:' .. agent .. ':' .. task) == 1
-  if kind == 'end' then
-    if open or not state then
+  if kind == 'end' or kind == 'lost' then
+    if not state or open and kind == 'end' then
       end_task(KEYS[1], KEYS[2], mail, cancels, record, agent, task, status, by, entry, told)
       return 1
     end

@@ -15,6 +15,7 @@ from tests.contract.gateway import Agent, Entry, Gateway, error_of, log, new_tas
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SKIPPED = "task skipped as duplicated (already completed)"
+LOST = "lost: Redis came back without this task, it may have run"
 RESTARTED = "agent restarted, the task may have run"
 CANARY = "value-that-no-error-echoes"
 
@@ -423,3 +424,31 @@ async def test_a_task_may_be_ended_by_the_agent_that_returns_after_a_reconnect(g
     await agent.say(task_result(uuid.uuid4().hex, task_id))
     await agent.hear_acks(1)
     assert [entry["status"] for entry in await results(agent, task_id)] == ["success"]
+
+
+# ---- a Redis that comes back empty
+
+
+@begun_early
+async def test_when_redis_comes_back_empty_agents_are_put_back_and_what_they_hold_ends_as_lost(
+    clusters: Clusters,
+) -> None:
+    """Within 15 s; whatever comes of those tasks later is acked and not written. No process ends over it."""
+    cluster = await clusters.start("emptied", nodes=2)
+    async with Gateway(cluster) as gateway:
+        before = {**cluster.nodes(), **cluster.routers()}
+        agent = await gateway.agent()
+        held, ended = new_task_id(agent.host_id), new_task_id(agent.host_id)
+        for task_id in (held, ended):
+            await agent.post_and_take({"id": task_id})
+        await agent.end(ended)
+        await gateway.redis.flushall()
+        assert is_our_end(await only_result(agent, held, 15.0), "failed", LOST, "1001")
+        await agent.is_shown("active", 15.0)
+        for task_id in (held, ended):
+            await agent.end(task_id)
+        assert len(await results(agent, held)) == 1
+        again = await gateway.register(agent.token, host_id=agent.host_id)
+        assert again.id == agent.id
+        await agent.post_sentinel()
+        assert {**cluster.nodes(), **cluster.routers()} == before

@@ -189,7 +189,7 @@ def a_result(agent_id: str, task_id: str, status: str = "success", *, message_id
 
 
 def said(entry: ResultEntry, kind: str = "end") -> Said:
-    owed = encode(entry).decode() if kind == "end" else ""
+    owed = encode(entry).decode() if kind in ("end", "lost") else ""
     told = (entry.exit_code, entry.error_msg, entry.error_code)
     return Said(entry.agent_id, entry.task_id, kind, entry.status, entry.message_id, owed, *told)
 

@@ -836,6 +836,43 @@ async def test_of_ends_at_once_from_everywhere_one_is_written(make_core: MakeCor
     assert [len(ends) for ends in (await nodes[0].ends()).values()] == [1]
 
 
+async def lost(core: Core, agent_id: str, task_id: str) -> int:
+    """The verdict on an end of ours for a task that Redis is taken to have forgotten."""
+    return await core.settle(agent_id, task_id, "lost", status="failed", message_id=f"end:{agent_id}:{task_id}")
+
+
+async def test_a_task_that_redis_forgot_ends_as_lost_and_its_own_result_comes_too_late(core: Core) -> None:
+    holder = await core.connected()
+    assert [await lost(core, holder.agent_id, "t1") for _ in range(2)] == [APPEND, APPEND]  # owed until it is written
+    assert await core.settle(holder.agent_id, "t1") == 0
+    assert await core.pay_what_is_owed() == 1
+    assert await lost(core, holder.agent_id, "t1") == 0
+    assert not await core.result(holder.agent_id, "t1")
+    assert await core.ends() == {"t1": ["failed"]}
+    assert 0 < await ttl_ms(core, holder.agent_id, "t1") <= RECORD_MS
+
+
+async def test_a_result_that_comes_first_wins_over_lost(core: Core) -> None:
+    holder = await core.connected()
+    assert await core.result(holder.agent_id, "t1")
+    assert await lost(core, holder.agent_id, "t1") == 0
+    assert await core.ends() == {"t1": ["success"]}
+
+
+@pytest.mark.parametrize("state", ["pending", "sent", "running"])
+async def test_what_redis_remembers_is_not_lost(core: Core, state: str) -> None:
+    holder = await core.connected()
+    await core.post(holder.agent_id, "t1")
+    if state != "pending":
+        await core.take(holder)
+    if state == "running":
+        await core.settle(holder.agent_id, "t1", "life")
+    assert await lost(core, holder.agent_id, "t1") == 0
+    assert (await core.record(holder.agent_id, "t1"))["state"] == state
+    assert await core.mail(holder.agent_id) == ["t1"]
+    assert await core.owed(holder.agent_id) == {}
+
+
 # ---- what time ends ----
 
 

@@ -277,6 +277,14 @@ async def test_a_newer_session_takes_the_place_of_one_that_rang(bench: Bench) ->
     assert [take.owner for call in bench.store.takes for take in call] == ["n1:boot:9"]
 
 
+async def test_what_was_sent_is_remembered_by_its_session(bench: Bench) -> None:
+    session = bench.connected()
+    bench.delivers(session, Delivery([*taken("t1"), *taken("t2", batch="batch:1", first=2)], [], "0", more=False))
+    async with bench.running():
+        bench.courier.ring(session)
+        await eventually(lambda: session.sent != ("t1", "t2"))
+
+
 # ---- cancels ----
 
 

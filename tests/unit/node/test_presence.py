@@ -48,6 +48,8 @@ class FakeStore:
         self.outcomes: list[Claim | Contested | PeerError] = []
         self.renewals: list[list[Renewal]] = []
         self.outcome = 0
+        self.forgets = 0  # so many agents are unknown, once each
+        self.unclaimed = 0  # so many claims go unanswered
         self.releases: list[Release] = []
         self.put_backs: list[Profile] = []
         self.closes: list[tuple[Owner, str, int]] = []
@@ -62,13 +64,19 @@ class FakeStore:
 
     async def claim(self, bids: Sequence[Bid]) -> list[Claim | Contested | PeerError]:
         self._answer()
+        if self.unclaimed:
+            self.unclaimed -= 1
+            self.forgets += len(bids)
+            raise StoreUnavailable("away")
         self.bids += bids
         return [self.outcomes.pop(0) for _ in bids]
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[int]:
         self._answer()
         self.renewals.append(list(renewals))
-        return [self.outcome] * len(renewals)
+        unknown = min(self.forgets, len(renewals))
+        self.forgets -= unknown
+        return [UNKNOWN] * unknown + [self.outcome] * (len(renewals) - unknown)
 
     async def release(self, releases: Sequence[Release]) -> list[bytes]:
         self._answer()
@@ -89,16 +97,17 @@ class FakeStore:
 
 
 class Bench:
-    def __init__(self) -> None:
-        self.store = FakeStore()
+    def __init__(self, store: FakeStore | None = None) -> None:
+        self.store = store or FakeStore()
         self.hub = Hub()
         self.mail: list[str] = []
+        self.forgotten: list[tuple[str, int]] = []
         self.owed: list[bytes] = []
         self.counted: Counter[str] = Counter()
         self.presence = Presence(
             "n1", "boot", self.hub, cast("Registry", self.store), cast("Inbox", self.store),
             cast("NodeDirectory", self.store), on_mail=lambda session: self.mail.append(session.agent_id),
-            on_release=self.owed.append, count=self.count,
+            on_forgotten=lambda session: self.forgotten.append((session.agent_id, session.epoch)), on_release=self.owed.append, count=self.count,
         )  # fmt: skip
 
     def count(self, event: str) -> None:
@@ -279,16 +288,39 @@ async def test_where_nothing_waits_nobody_is_rung(bench: Bench) -> None:
 
 async def test_an_agent_that_redis_forgot_is_registered_and_claimed_again_under_a_newer_epoch(bench: Bench) -> None:
     session = bench.started()
-    bench.store.outcome = UNKNOWN
+    session.cancels = "3"
+    bench.store.forgets = 1
     bench.store.outcomes = [a_claim(9)]
     async with bench.renewing():
-        await eventually(lambda: not bench.store.put_backs)
-        bench.store.outcome = 0
         await eventually(lambda: session.epoch != 9)
-        await eventually(lambda: bench.store.renewals[-1][0].owner != "n1:boot:9")
-    assert bench.store.put_backs[0] == session.profile
-    assert bench.store.bids[0] == Bid(AGENT, "n1", "boot", "192.0.2.1", force=True)
+        await eventually(lambda: bench.store.renewals[-1][0] != Renewal(AGENT, "n1:boot:9", 0, "0"))
+    assert bench.store.put_backs == [session.profile]
+    assert bench.store.bids == [Bid(AGENT, "n1", "boot", "192.0.2.1", force=True)]
     assert link_of(session).closed == []
+    assert bench.forgotten == [(AGENT, 5)]  # what it was sent is told as lost, whatever becomes of the claim
+    assert bench.mail == [AGENT]  # what was posted before it was claimed again
+
+
+async def test_a_redis_that_forgot_and_goes_away_again_makes_no_renewal_twice(bench: Bench) -> None:
+    sessions = [bench.started(f"a{n}") for n in range(3)]
+    bench.store.forgets, bench.store.unclaimed = 2, 2
+    bench.store.outcomes = [a_claim(9)] * 9
+    async with bench.renewing():
+        await eventually(lambda: bench.store.unclaimed)
+        await eventually(lambda: len(bench.store.renewals) < 8)
+    assert len(bench.presence._queue) <= len(sessions)
+
+
+async def test_an_empty_redis_is_seen_long_before_any_lease_is_due(bench: Bench) -> None:
+    bench.store.timeout_ms = 3_600_000
+    bench = Bench(bench.store)
+    first, others = bench.started("a0"), [bench.started(f"a{n}") for n in range(1, 4)]
+    async with bench.renewing():
+        await eventually(lambda: not bench.store.renewals)
+        assert [item.agent_id for item in bench.store.renewals[0]] == [first.agent_id]
+        bench.store.forgets = len(others)
+        bench.store.outcomes = [a_claim(9)] * len(others)
+        await eventually(lambda: [other.agent_id for other in others if other.epoch != 9])
 
 
 async def test_an_agent_that_was_revoked_meanwhile_is_not_put_back(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cluster import close_codes, messages
 from cluster.messages import LogLine, Result
 from node.frames import text_frame
-from node.session import ANSWER_EVERY_S, FLOOD_S, KNOWN_BATCHES, Patience
+from node.session import ANSWER_EVERY_S, FLOOD_S, KNOWN_BATCHES, SENT_TASKS, Patience
 from tests.support import go_wire
 from tests.unit.node.session_bench import AGENT, NOW_MS, FakeCrew, FakeLink, a_claim, a_session, encode, link_of
 
@@ -277,6 +277,20 @@ def test_a_calm_second_makes_up_for_floods_before_it() -> None:
         bench.at(second)
         beats(bench, 5 if second % FLOOD_S == 0 else 11)
     assert bench.link.closed == []
+
+
+# ---- what it was sent ----
+
+
+def test_of_tasks_that_were_sent_the_newest_that_did_not_end_are_known() -> None:
+    session = a_session()
+    assert session.sent == ()
+    session.note_end("t0")
+    for n in range(SENT_TASKS + 2):
+        session.note_sent(f"t{n}")
+    session.note_end("t5")
+    session.note_end("nobody's")
+    assert session.sent == tuple(f"t{n}" for n in range(2, SENT_TASKS + 2) if n != 5)
 
 
 # ---- its life ----

@@ -461,6 +461,51 @@ async def test_a_batch_that_is_tried_again_is_tallied_once(bench: Bench) -> None
     assert bench.counted == {"result_end": 1}
 
 
+# ---- tasks that Redis forgot ----
+
+
+async def test_tasks_that_redis_forgot_end_behind_what_the_agent_said_and_nobody_is_acked(bench: Bench) -> None:
+    session = a_session()
+    for task_id in ("t1", "t2"):
+        session.note_sent(task_id)
+    bench.result(session, "m1", "t1")
+    bench.uplink.put_lost(session)
+    async with bench.running():
+        pass
+    assert [(said.kind, said.task_id, said.message_id) for said in bench.store.settled[0]] == [
+        ("end", "t1", "m1"), ("lost", "t1", f"end:{AGENT}:t1"), ("lost", "t2", f"end:{AGENT}:t2"),
+    ]  # fmt: skip
+    owed = result_entry(bench.store.settled[0][2].entry)
+    now_s = str(NOW_MS // 1000)
+    assert (owed.status, owed.exit_code, owed.started_at, owed.finished_at) == ("failed", "-1", "0", now_s)
+    assert owed.error_msg.startswith("lost")
+    assert acked(session) == ["m1"]
+    assert bench.store.paid_as[-1] == f"r:{AGENT}:t2"
+
+
+async def test_what_ended_or_was_not_forgotten_is_not_lost(bench: Bench) -> None:
+    bench.store.verdict = lambda said: APPEND if said.kind == "end" else 0
+    session = a_session()
+    for task_id in ("ended", "known"):
+        session.note_sent(task_id)
+    async with bench.running():
+        bench.result(session, "m1", "ended")
+        await bench.drained()
+        bench.uplink.put_lost(session)
+    assert [said.task_id for call in bench.store.settled for said in call if said.kind == "lost"] == ["known"]
+    assert [entry.task_id for call in bench.store.results for entry in call] == ["ended"]
+    assert bench.counted == {"result_end": 1}
+
+
+async def test_an_end_that_is_not_written_is_an_end_all_the_same(bench: Bench) -> None:
+    bench.store.verdict = lambda _: 0
+    session = a_session()
+    session.note_sent("t1")
+    async with bench.running():
+        bench.result(session, "m1", "t1")
+    assert session.sent == ()
+
+
 # ---- logs ----
 
 
