@@ -45,6 +45,9 @@ BLOCK_MS = 1000  # of the blocking reader; its socket waits longer
 LOWEST_VERSION = (6, 2)
 RETRY_AFTER_S = 2  # what callers are told
 SAY_AGAIN_S = 10.0  # between complaints about one feed
+KEYLESS_S = (
+    2.0  # two beats: how long who knows no key of agent ids looks for one that somebody puts back, before making one
+)
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +144,7 @@ class Store:
         """`client` replaces the connections, for tests with a Redis in memory."""
         self.keys = Keys(config.prefix, shards or 1)
         self._id_key = b""
+        self._keyless_since_s: float | None = None
         url = url_of(config)
         self._client: Client = client or Redis.from_pool(
             _pool(url, config.pool_size, REQUEST_TIMEOUT_S, 1, config.wait_timeout_s)
@@ -154,9 +158,9 @@ class Store:
 
     @property
     def id_key(self) -> bytes:
-        """The key of agent ids. Raises: StoreUnavailable before Redis was asked for it."""
+        """The key of agent ids. Raises: StoreUnavailable before it was agreed on."""
         if not self._id_key:
-            raise StoreUnavailable("Redis does not answer")
+            raise StoreUnavailable("no key of agent ids is agreed on yet")
         return self._id_key
 
     def now_ms(self) -> int:
@@ -248,23 +252,40 @@ class Store:
             return False
 
     async def agree(self) -> None:
-        """Writes or checks what all processes must agree on: schema, shards, the key of agent ids.
+        """Writes or checks what all processes must agree on: schema, shards, the key of agent ids. To be called every second.
+
+        Who knows the key puts it back into a Redis that came back empty. Who does not makes one only when nobody has done so for
+        `KEYLESS_S`: under another key every agent would get another id.
 
         Raises: StartError when this Redis belongs to a cluster of another shape; StoreUnavailable.
         """
+        known, since_s = self._id_key.hex(), self._keyless_since_s
+        self._keyless_since_s = None  # a Redis that does not answer shows nothing
+        if not known and since_s is not None and time.monotonic() - since_s >= KEYLESS_S:
+            known = secrets.token_hex(32)
+        wanted = {"schema": SCHEMA, "shards": str(self.keys.shards), "id_key": known}
         async with self.session() as client:
-            meta = self.keys.meta
-            async with client.pipeline(transaction=True) as pipe:
-                pipe.hsetnx(meta, "schema", SCHEMA)
-                pipe.hsetnx(meta, "shards", str(self.keys.shards))
-                pipe.hsetnx(meta, "id_key", self._id_key.hex() or secrets.token_hex(32))
-                pipe.hmget(meta, "schema", "shards", "id_key")
-                schema, shards, id_key = (bytes(value).decode() for value in (await pipe.execute())[3])
+            found = await client.hmget(self.keys.meta, list(wanted))
+            if [name for name, value in zip(wanted, found, strict=True) if wanted[name] and value is None]:
+                found = await self._put_back(client, wanted)
+        schema, shards, id_key = (bytes(value or b"").decode() for value in found)
         if schema != SCHEMA:
             raise StartError(f"Redis holds schema {schema} of this cluster, and this version speaks {SCHEMA}")
         if int(shards) != self.keys.shards:
             raise StartError(f"cluster.shards is {self.keys.shards}, but this cluster was made with {shards}")
         self._id_key = bytes.fromhex(id_key)
+        if not id_key:
+            self._keyless_since_s = time.monotonic() if since_s is None else since_s
+
+    async def _put_back(self, client: Client, wanted: dict[str, str]) -> list[bytes | None]:
+        """Writes what is not there, and no more: a full Redis refuses even writes that would change nothing."""
+        async with client.pipeline(transaction=True) as pipe:
+            for name, value in wanted.items():
+                if value:
+                    pipe.hsetnx(self.keys.meta, name, value)
+            pipe.hmget(self.keys.meta, list(wanted))
+            found: list[bytes | None] = (await pipe.execute())[-1]
+        return found
 
 
 async def check(config: settings.Redis) -> None:

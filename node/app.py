@@ -216,9 +216,7 @@ class NodeProcess:
             await asyncio.sleep(nodes.BEAT_S)
             try:
                 await self._store.sync_clock()
-                await (
-                    self._store.agree()
-                )  # a Redis that came back empty learns the key of agent ids before anybody makes another
+                await self._store.agree()  # a Redis that came back empty learns what was agreed on
                 if not await self._announce():
                     raise StartError(f"node id {self._options.id} was taken over by another process")
             except StoreUnavailable:

@@ -41,8 +41,9 @@ SWEPT = ("lease_expired", "task_overdue", "entry_paid", "entry_trimmed", "agent_
 class NodeWatch:
     """Which nodes live, as of half a second ago."""
 
-    def __init__(self, directory: NodeDirectory, handover: Handover) -> None:
-        self._directory = directory
+    def __init__(self, store: Store, handover: Handover) -> None:
+        self._store = store
+        self._directory = NodeDirectory(store)
         self._handover = handover
         self._alive: set[tuple[str, str]] = set()
         self._machine = nodes.this_machine()
@@ -51,6 +52,7 @@ class NodeWatch:
         """Looks, for ever."""
         while True:
             with contextlib.suppress(StoreUnavailable):  # what was known last still is the best guess
+                await self._store.agree()  # a Redis that came back empty learns what was agreed on
                 self._take(await self._directory.all())
             await asyncio.sleep(WATCH_S)
 
@@ -77,7 +79,7 @@ class RouterProcess:
         tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", acceptance.OUTCOMES)
         swept = self._counters.tally("swept", "What time ended", "type", SWEPT)
         self._handover = Handover()
-        self._nodes = NodeWatch(NodeDirectory(store), self._handover)
+        self._nodes = NodeWatch(store, self._handover)
         self._registry = Registry(
             store, settings.agent.heartbeat_timeout_s, settings.agent.forget_after_s, settings.agent.max_takeovers
         )

@@ -5,6 +5,7 @@ Four shards, so that every call meets more than one; and every script is watched
 
 import asyncio
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,9 @@ class Core:
         self.redis: Any = Redis.from_url(url, decode_responses=True, protocol=2)
 
     async def start(self) -> None:
+        """The key of agent ids is there, as where a process has been running for a while."""
         await self.store.sync_clock()
+        await self.redis.hsetnx(self.keys.meta, "id_key", secrets.token_hex(32))
         await self.store.agree()
 
     async def close(self) -> None:

@@ -5,12 +5,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
 
-from cluster import settings
+from cluster import redis_client, settings
 from cluster.errors import StartError, StoreAway, StoreUnavailable
+from cluster.nodes import Node
 from cluster.redis_client import Store, check, url_of
 from cluster.registry import Renewal
 from tests.integration.conftest import MakeCore
@@ -190,6 +192,21 @@ async def test_of_a_full_redis_leases_are_renewed(full: tuple[Core, Holder]) -> 
     assert await core.redis.pttl(key) > 1000
 
 
+async def test_of_a_full_redis_nodes_live_on(full: tuple[Core, Holder]) -> None:
+    """What a beat does."""
+    core, _ = full
+    node = Node("n1", "boot")
+    assert await core.redis.config_set("maxmemory", "0")
+    assert await core.nodes.announce(node)
+    assert await core.redis.config_set("maxmemory", "1")
+    await core.redis.pexpire(core.keys.node("n1"), 1000)
+    await core.store.sync_clock()
+    await core.store.agree()
+    with contextlib.suppress(StoreUnavailable):  # its new state is not written
+        await core.nodes.announce(node)
+    assert await core.redis.pttl(core.keys.node("n1")) > 1000
+
+
 async def test_a_full_redis_takes_nothing_half(full: tuple[Core, Holder]) -> None:
     """A script that is refused has changed nothing."""
     core, holder = full
@@ -326,12 +343,70 @@ async def test_ids_cannot_be_made_before_redis_was_asked(redis_server: RedisServ
     await store.close()
 
 
-async def test_of_many_first_processes_all_get_the_same_key(redis_server: RedisServer, redis_prefix: str) -> None:
-    cores = [Core(redis_server.url, redis_prefix) for _ in range(8)]
-    await together(*(core.start() for core in cores))
-    assert len({core.store.id_key for core in cores}) == 1
-    for core in cores:
-        await core.close()
+@pytest.fixture
+async def stores(
+    redis_server: RedisServer, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[list[Store]]:
+    """Processes that have just begun, and soon make a key where there is none."""
+    monkeypatch.setattr(redis_client, "KEYLESS_S", 0.2)
+    made = [Store(settings.Redis(enabled=True, url=redis_server.url, prefix=redis_prefix)) for _ in range(8)]
+    yield made
+    for store in made:
+        await store.close()
+
+
+async def agreed(store: Store) -> bytes:
+    """The key, once there is one: what a process does every second."""
+
+    async def missing() -> str:
+        await store.agree()
+        return "" if store._id_key else "there is no key"
+
+    await eventually(missing, 5.0, every_s=0.02)
+    return store.id_key
+
+
+async def test_of_many_first_processes_all_get_the_same_key_and_none_before_it_was_sought(stores: list[Store]) -> None:
+    for _ in range(3):
+        await together(*(store.agree() for store in stores))
+        assert not any(store._id_key for store in stores)
+    with pytest.raises(StoreUnavailable):
+        _ = stores[0].id_key
+    keys = await together(*(agreed(store) for store in stores))
+    assert len(set(keys)) == 1
+    assert len(keys[0]) == 32
+
+
+async def test_a_process_that_begins_on_an_empty_redis_gets_the_key_of_those_that_live(
+    stores: list[Store], redis_server: RedisServer
+) -> None:
+    """Whoever is first there: the one that lived through it says its word a second later."""
+    living, newcomer = stores[:2]
+    key = await agreed(living)
+    assert redis_server.command("FLUSHALL") == b"+OK"
+    await newcomer.agree()
+    await asyncio.sleep(0.1)
+    await newcomer.agree()
+    await living.agree()
+    assert await agreed(newcomer) == key
+
+
+async def test_a_redis_that_was_away_meanwhile_was_not_seen_without_a_key(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stores[0]
+    await store.agree()
+    await asyncio.sleep(0.2)
+    with monkeypatch.context() as away:
+        away.setattr(store, "session", unanswered)
+        with pytest.raises(StoreUnavailable):
+            await store.agree()
+    await store.agree()
+    assert not store._id_key
+
+
+def unanswered() -> Any:
+    raise StoreUnavailable("away")
 
 
 async def test_a_cluster_keeps_its_number_of_shards(make_core: MakeCore) -> None:
