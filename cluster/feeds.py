@@ -15,13 +15,12 @@ import msgspec
 from msgspec import Struct
 
 from cluster import messages, settings
-from cluster.keys import Keys
+from cluster.keys import RECORD_MS, Keys
 from cluster.redis_client import Store
 
 GENERATION_MS = 3_600_000  # message ids are remembered for one to two of these
 CALL_LINES = 1000  # log lines that one call of the script writes
 EXECUTION_MS = 24 * 3_600_000
-RECORD_MS = 25 * 3_600_000  # an ended task's record outlives a Go agent's outbox, which replays up to 24 h
 OWED_PAGE = 1000  # read in one round trip
 _encode = msgspec.json.encode
 
@@ -42,6 +41,7 @@ class ResultEntry(Struct, frozen=True, array_like=True, gc=False):
     received_at: str
     message_id: str
     place: int = 0  # in the batch that settled it: what is paid later is paid in the order in which it was said
+    is_counted: bool = True  # into its execution's progress
 
     @property
     def is_end(self) -> bool:
@@ -164,7 +164,8 @@ class Feeds:
 
     def _result_item(self, entry: ResultEntry, executions: dict[str, int]) -> tuple[str, ...]:
         execution, host = messages.execution_of(entry.task_id)
-        place = executions.setdefault(execution, len(executions) + 1) if execution != "0" else 0
+        is_counted = execution != "0" and entry.is_counted
+        place = executions.setdefault(execution, len(executions) + 1) if is_counted else 0
         return (
             *(_hash("m", entry.agent_id, entry.message_id), _hash("t", entry.agent_id, entry.task_id), str(place)),
             *(entry.task_id, execution, entry.agent_id, host, entry.status, entry.exit_code, entry.error_msg),

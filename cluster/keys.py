@@ -14,6 +14,7 @@ An agent belongs to a shard, a hash of its id; the keys of a shard carry one has
 | `<p>{s}:mail:<id>` | zset | while tasks are open | task id -> sequence: what has not ended, in order |
 | `<p>{s}:cancels:<id>` | zset | while they are open | task id -> number of the cancel: what is to be told to every session |
 | `<p>{s}:task:<id>:<task>` | hash | while open or owed, then 25 h | one task's record |
+| `<p>{s}:strangers:<id>` | string, PX | 25 h | how often it spoke of tasks that nobody knows |
 | `<p>{s}:due` | zset | - | `<id>:<task>` -> ms at which it must have ended |
 | `<p>{s}:unfed` | hash | - | message id -> entry owed to a feed |
 | `<p>host:<host_id>` | string | until forgotten | agent id |
@@ -29,6 +30,7 @@ An agent belongs to a shard, a hash of its id; the keys of a shard carry one has
 from zlib import crc32
 
 SCHEMA = "1"
+RECORD_MS = 25 * 3_600_000  # an ended task's record outlives a Go agent's outbox, which replays up to 24 h
 
 
 class Keys:
@@ -50,7 +52,7 @@ class Keys:
         return self._tags[shard] + name
 
     def of_agent(self, name: str, agent_id: str) -> str:
-        """A key of one agent: `agent`, `lease`, `mail` or `cancels`."""
+        """A key of one agent: `agent`, `lease`, `mail`, `cancels` or `strangers`."""
         return f"{self._tags[self.shard(agent_id)]}{name}:{agent_id}"
 
     def task(self, agent_id: str, task_id: str) -> str:

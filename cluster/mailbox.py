@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from cluster import reasons, settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
-from cluster.keys import Keys
+from cluster.keys import RECORD_MS, Keys
 from cluster.messages import NewTask
 from cluster.redis_client import Store
 from cluster.registry import Owner, by_shard
@@ -27,6 +27,7 @@ from cluster.registry import Owner, by_shard
 UNSAID_WORK_S = 2 * 3600  # how long a task may work that says no timeout
 TAKE_TASKS = 1000
 TAKE_BYTES = 1 << 20
+STRANGERS = 10_000  # messages of one agent about tasks that nobody knows, for as long as a record lives, that leave one
 _encode = msgspec.json.encode
 _TOLD = ("state", "attempts", "created", "sent", "ended", "by", "exit_code", "error_msg", "error_code", "cancel")
 
@@ -103,6 +104,7 @@ class Said(Struct, frozen=True, gc=False):
 
 
 APPEND = 1  # the verdict on an `end` or `progress` that is to be written; 0: acked only
+APPEND_ALONE = 2  # the same, where the agent spoke of too many tasks that nobody knows: it is to leave nothing behind but its entry
 OPEN, UNKNOWN = 0, -1  # the verdicts on `life`, beside the ms at which the task ended
 
 
@@ -208,16 +210,16 @@ class Mailbox:
     # ---- ending
 
     async def settle(self, said: Sequence[Said]) -> list[int]:
-        """The verdict on each: `APPEND` or 0; on `life`: `OPEN`, `UNKNOWN` or the ms at which the task ended. Raises: StoreUnavailable."""
+        """The verdict on each: `APPEND`, `APPEND_ALONE` or 0; on `life`: `OPEN`, `UNKNOWN` or the ms at which the task ended. Raises: StoreUnavailable."""
         return await by_shard(self._keys, said, lambda item: item.agent_id, self._settle)
 
     async def _settle(self, shard: int, said: list[Said]) -> list[int]:
         keys = [self._keys.in_shard(shard, "unfed"), self._keys.in_shard(shard, "due")]
         for item in said:
             keys += [self._keys.of_agent(name, item.agent_id) for name in ("mail", "cancels")]
-            keys.append(self._keys.task(item.agent_id, item.task_id))
+            keys += [self._keys.task(item.agent_id, item.task_id), self._keys.of_agent("strangers", item.agent_id)]
         arg = _encode([(s.agent_id, s.task_id, s.kind, s.status, s.message_id, s.entry, _told(s)) for s in said])
-        return list(await self._store.run("settle", keys, arg))
+        return list(await self._store.run("settle", keys, arg, STRANGERS, RECORD_MS))
 
     async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
         """Ends what was never sent, remembers the wish for what was. Raises: StoreUnavailable."""

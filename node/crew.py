@@ -11,8 +11,8 @@ from node.session import Session
 from node.uplink import Uplink
 
 EVENTS = (
-    "log", "log_late", "result_end", "result_progress", "result_lost", "result_not_written", "task_sent", "sign_of_life", "heartbeat",
-    "ignored", "malformed", "without_message_id", "without_content", "stale_note", "lease_lost", "flood",
+    "log", "log_late", "result_end", "result_progress", "result_lost", "result_alone", "result_not_written",
+    "task_sent", "sign_of_life", "heartbeat", "ignored", "malformed", "without_message_id", "without_content", "stale_note", "lease_lost", "flood",
     "connected", "disconnected", "refused_queue", "refused_token", "refused_contested", "refused_draining",
     "refused_unavailable", "refused_full", "refused_origin", "refused_unknown",
 )  # fmt: skip

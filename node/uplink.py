@@ -11,17 +11,19 @@ Owns the queues between sockets and Redis; knows neither frames nor scripts. Rul
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cluster import messages
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry
-from cluster.mailbox import APPEND, OPEN, UNKNOWN, Mailbox, Said
+from cluster.mailbox import APPEND, APPEND_ALONE, OPEN, UNKNOWN, Mailbox, Said
 from cluster.messages import LogLine, Result
 from node.frames import text_frame
 from node.session import Session, Tally
@@ -35,6 +37,7 @@ LATE_MS = 15 * 60_000  # log lines of a task that ended longer ago are ghosts of
 ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
 KNOWN_TASKS = 1000  # of one session
 ERROR_CHARS = 64 << 10  # of a result's error_msg and log_pointer
+SAY_AGAIN_S = 60.0  # between warnings of one kind
 ITEM_BYTES = 512  # what an entry without long texts is taken to weigh
 LOST, INTERNAL = "lost: Redis came back without this task, it may have run", "1001"
 ENDING = ("end", "lost")  # kinds that end a task
@@ -162,6 +165,7 @@ class Uplink:
         self._count = count
         self._on_end = on_end
         self._paid: list[tuple[str, str, str]] = []
+        self._say_at_s = 0.0
         self.results = Lane("results", self._write_results)
         self.logs = Lane("logs", self._write_logs)
 
@@ -211,11 +215,15 @@ class Uplink:
 
     async def _write_results(self, batch: list[ResultItem]) -> None:
         verdicts = await self._mailbox.settle([_said(item, place) for place, item in enumerate(batch)])
+        alone = [item for item, verdict in zip(batch, verdicts, strict=True) if verdict == APPEND_ALONE]
+        for item in alone:
+            item.entry = replace(item.entry, is_counted=False)
         written = [item for item, verdict in zip(batch, verdicts, strict=True) if _is_for_feed(item, verdict)]
         self._paid_later([item.entry for item in written if item.entry.is_end])
         await self._feeds.append_results([item.entry for item in written])
         await self._pay()
         self._count_results(batch, written)
+        self._count_alone(alone)
 
     def _paid_later(self, ends: list[ResultEntry]) -> None:
         self._paid = [(entry.agent_id, entry.task_id, entry.owed_as) for entry in ends]
@@ -238,6 +246,16 @@ class Uplink:
         for item in batch:
             if item.kind in ENDING:
                 item.session.note_end(item.entry.task_id)
+
+    def _count_alone(self, alone: list[ResultItem]) -> None:
+        for item in alone:
+            self._count("result_alone")
+            if time.monotonic() >= self._say_at_s:
+                self._say_at_s = time.monotonic() + SAY_AGAIN_S
+                logger.warning(
+                    "an agent tells of too many tasks that nobody knows: its results are written, and not remembered",
+                    extra={"agent_id": item.entry.agent_id},
+                )
 
     async def _write_logs(self, batch: list[LogItem]) -> None:
         late = await self._late(batch)
@@ -263,13 +281,13 @@ class Uplink:
 
 def _said(item: ResultItem, place: int) -> Said:
     entry = item.entry
-    owed = _encode(msgspec.structs.replace(entry, place=place)).decode() if item.kind in ENDING else ""
+    owed = _encode(replace(entry, place=place)).decode() if item.kind in ENDING else ""
     told = (entry.exit_code, entry.error_msg, entry.error_code)
     return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed, *told)
 
 
 def _is_for_feed(item: ResultItem, verdict: int) -> bool:
-    return item.kind != "life" and verdict == APPEND
+    return item.kind != "life" and verdict in (APPEND, APPEND_ALONE)
 
 
 def _duration_ms(result: Result) -> int | None:

@@ -1,17 +1,28 @@
 -- What agents say of tasks. The first real end wins, whichever epoch brings it: a result is a fact.
 -- `lost` is an end of ours, for a task that an agent has and Redis forgot: a record, whatever it says, wins over it.
 -- Progress is appended as long as its task's end is owed: the end may be of the same batch, tried again. The feed refuses it after the end.
--- KEYS  1 unfed  2 due  then for each item: mail, cancels, record
+-- What is said of tasks without a record is taken; beyond a number of such messages an agent's leave none.
+-- KEYS  1 unfed  2 due  then for each item: mail, cancels, record, strangers
 -- ARGV  1 items: [agent id, task id, 'end' | 'lost' | 'progress' | 'life', status, message id, entry (JSON),
 --       [exit code, error message, error code]]
--- Returns for each item: 1 append it and ack, 0 ack only; for 'life' the ms at which the task ended, 0 when it is open, -1 when unknown
+--       2 messages of one agent about tasks without a record that leave something behind  3 ms in which they are counted
+-- Returns for each item: 1 append it and ack, 2 the same, but let it leave nothing else behind, 0 ack only; for 'life' the ms at which the task ended, 0 when it is open, -1 when unknown
 --@include _time
 --@include _end_task
-local function settle(mail, cancels, record, agent, task, kind, status, by, entry, told)
+local function is_kept(strangers)
+  local count = redis.call('INCR', strangers)
+  if count == 1 then redis.call('PEXPIRE', strangers, ARGV[3]) end
+  return count <= tonumber(ARGV[2])
+end
+local function settle(mail, cancels, record, strangers, agent, task, kind, status, by, entry, told)
   local r = redis.call('HMGET', record, 'state', 'by', 'ended')
   local state = r[1]
   local open = state == 'pending' or state == 'sent' or state == 'running'
   local owed = not open and state and redis.call('HEXISTS', KEYS[1], 'r:' .. agent .. ':' .. task) == 1
+  if not state and (kind == 'end' or kind == 'progress') and not is_kept(strangers) then
+    if kind == 'end' then redis.call('HSET', KEYS[1], 'r:' .. agent .. ':' .. task, entry) end
+    return 2
+  end
   if kind == 'end' or kind == 'lost' then
     if not state or open and kind == 'end' then
       end_task(KEYS[1], KEYS[2], mail, cancels, record, agent, task, status, by, entry, told)
@@ -25,6 +36,6 @@ local function settle(mail, cancels, record, agent, task, kind, status, by, entr
 end
 local out = {}
 for i, m in ipairs(cjson.decode(ARGV[1])) do
-  out[i] = settle(KEYS[3 * i], KEYS[1 + 3 * i], KEYS[2 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6], m[7])
+  out[i] = settle(KEYS[4 * i - 1], KEYS[4 * i], KEYS[4 * i + 1], KEYS[4 * i + 2], m[1], m[2], m[3], m[4], m[5], m[6], m[7])
 end
 return out

@@ -183,7 +183,7 @@ def a_post(agent_id: str, *task_ids: str, batch: str = "", **fields: Any) -> Pos
     return Post(agent_id, batch, tasks)
 
 
-def a_result(agent_id: str, task_id: str, status: str = "success", *, message_id: str = "", **more: str) -> ResultEntry:
+def a_result(agent_id: str, task_id: str, status: str = "success", *, message_id: str = "", **more: Any) -> ResultEntry:
     """A result as the uplink makes it."""
     plain = ResultEntry(
         agent_id, task_id, status, "0", "", "0", "1", "2", "0", "", "3000", message_id or f"m-{task_id}"

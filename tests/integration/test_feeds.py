@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ HOSTS = ("total_hosts", "success_hosts", "failed_hosts", "running_hosts", "pendi
 
 
 async def append(
-    core: Core, task_id: str, status: str = "success", message_id: str = "", **more: str
+    core: Core, task_id: str, status: str = "success", message_id: str = "", **more: Any
 ) -> dict[str, str]:
     """The newest entry of the results feed after this one was appended."""
     await core.feeds.append_results([a_result("agent-1", task_id, status, message_id=message_id, **more)])
@@ -149,6 +150,11 @@ async def test_what_is_remembered_is_bounded_by_two_generations(core: Core) -> N
     await append(core, "x", "running")
     sizes = [await core.redis.scard(core.keys.of_feed("agent_results", f"seen:{n}")) for n in (0, 1)]
     assert sum(sizes) <= 101
+
+
+async def test_an_entry_that_is_not_to_be_counted_leaves_no_execution_behind(core: Core) -> None:
+    assert counts(await append(core, "81_1_7_a", is_counted=False)) == (0, 0, 0, 0, 0, 0)
+    assert not await core.redis.exists(core.keys.of_feed("agent_results", "execution:81"))
 
 
 # ---- a key that is no stream ----
@@ -557,7 +563,7 @@ async def test_what_an_agent_said_is_paid_in_its_order(core: Core) -> None:
 
 async def test_what_an_agent_said_in_one_millisecond_is_paid_in_its_order(core: Core) -> None:
     agent_id = await core.agent()
-    batch = [said(a_result(agent_id, f"t{n:02}", place=n)) for n in range(40)]  # type: ignore[arg-type]
+    batch = [said(a_result(agent_id, f"t{n:02}", place=n)) for n in range(40)]
     await core.mailbox.settle(batch)
     await core.pay_what_is_owed()
     assert [entry["task_id"] for entry in await core.feed()] == [f"t{n:02}" for n in range(40)]

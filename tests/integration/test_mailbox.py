@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from cluster import settings
+from cluster import mailbox, settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
-from cluster.feeds import RECORD_MS
+from cluster.keys import RECORD_MS
 from cluster.mailbox import (
     APPEND,
+    APPEND_ALONE,
     OPEN,
     TAKE_BYTES,
     TAKE_TASKS,
@@ -834,6 +835,28 @@ async def test_of_ends_at_once_from_everywhere_one_is_written(make_core: MakeCor
     )
     assert written.count(True) == 1
     assert [len(ends) for ends in (await nodes[0].ends()).values()] == [1]
+
+
+async def test_of_too_many_tasks_that_nobody_knows_results_are_written_and_leave_nothing_behind(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "STRANGERS", 3)
+    holder, other = await core.connected(), await core.connected("token-2")
+    said_of = [f"81_1_{n}_x" for n in range(5)]
+    verdicts = [await core.settle(holder.agent_id, task_id) for task_id in said_of]
+    assert verdicts == [APPEND] * 3 + [APPEND_ALONE] * 2
+    assert await core.settle(holder.agent_id, "81_1_9_x", "progress", status="running") == APPEND_ALONE
+    assert await core.pay_what_is_owed() == 5
+    assert await core.ends() == {task_id: ["success"] for task_id in said_of}
+    assert [bool(await core.record(holder.agent_id, task_id)) for task_id in said_of] == [True] * 3 + [False] * 2
+    assert await core.owed(holder.agent_id) == {}
+    counter = core.keys.of_agent("strangers", holder.agent_id)
+    assert RECORD_MS - 60_000 < await core.redis.pttl(counter) <= RECORD_MS
+    await core.post(holder.agent_id, "known")
+    assert await core.settle(holder.agent_id, "known") == APPEND
+    assert await core.settle(other.agent_id, "t1") == APPEND
+    await core.redis.delete(counter)
+    assert await core.settle(holder.agent_id, "later") == APPEND
 
 
 async def lost(core: Core, agent_id: str, task_id: str) -> int:

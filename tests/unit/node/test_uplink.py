@@ -12,7 +12,7 @@ import pytest
 from cluster import messages
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry, result_entry
-from cluster.mailbox import APPEND, Mailbox, Said
+from cluster.mailbox import APPEND, APPEND_ALONE, Mailbox, Said
 from cluster.messages import LogLine, Result
 from node import uplink as uplink_module
 from node.frames import text_frame
@@ -459,6 +459,22 @@ async def test_a_batch_that_is_tried_again_is_tallied_once(bench: Bench) -> None
     assert session.tally is not None
     assert session.tally.success == 1
     assert bench.counted == {"result_end": 1}
+
+
+async def test_results_that_are_to_leave_nothing_behind_are_written_counted_and_spoken_of_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.store.verdict = lambda said: APPEND_ALONE if said.task_id.startswith("unknown") else APPEND
+    session = a_session()
+    async with bench.running():
+        for n in range(3):
+            bench.result(session, f"m{n}", f"unknown {n}")
+        bench.result(session, "m3", "known")
+    entries = [entry for call in bench.store.results for entry in call]
+    assert [entry.is_counted for entry in entries] == [False, False, False, True]
+    assert acked(session) == ["m0", "m1", "m2", "m3"]
+    assert (bench.counted["result_alone"], bench.counted["result_end"]) == (3, 4)
+    assert len([line for line in caplog.messages if "nobody knows" in line]) == 1
 
 
 # ---- tasks that Redis forgot ----
