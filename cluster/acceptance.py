@@ -23,6 +23,7 @@ class Acceptance:
 
     def __init__(self, mailbox: Mailbox, feeds: Feeds, inbox: Inbox, counts: dict[str, int]) -> None:
         """`counts`: by OUTCOMES."""
+        self._mailbox = mailbox
         self._feeds = feeds
         self._inbox = inbox
         self._counts = counts
@@ -46,6 +47,10 @@ class Acceptance:
         else:
             await asyncio.gather(self._rings.submit((outcome.owner, post.agent_id)), counting)
         return outcome
+
+    async def has_room(self, agent_id: str) -> bool:
+        """Whether another task would be taken just now. Raises: StoreUnavailable."""
+        return await self._mailbox.has_room(agent_id)
 
     async def _ring(self, owners: list[tuple[Owner, str]]) -> list[None]:
         with contextlib.suppress(StoreUnavailable):  # renewal finds the mail

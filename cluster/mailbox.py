@@ -252,6 +252,11 @@ class Mailbox:
 
     # ---- looking
 
+    async def has_room(self, agent_id: str) -> bool:
+        """Whether another task would be taken. Raises: StoreUnavailable."""
+        async with self._store.session() as client:
+            return bool(await client.zcard(self._keys.of_agent("mail", agent_id)) < self._config.max_open)
+
     async def status(self, agent_id: str, task_id: str) -> str | None:
         """The state of a task: pending, sent, running or how it ended; None when it is not known. Raises: StoreUnavailable."""
         async with self._store.session() as client:

@@ -6,8 +6,8 @@ Owns the rhythm; knows neither HTTP nor what becomes of a task that was accepted
   plane is slower than that, the rounds grow longer.
 - A task is taken as if it had been posted, byte for byte; the same one again changes nothing.
 - A control plane that fails is left alone for an interval, then twice as long, up to `LONGEST_PAUSE_S`, and is then tried with one call.
-- Nothing is fetched while Redis is away or the node drains. What was fetched just before is held until Redis takes it: the control
-  plane may not offer it again.
+- Nothing is fetched while Redis is away or the node drains, nor for an agent whose mailbox is full. What was fetched just before is
+  held until it is taken - for an agent with a full mailbox, one task, tried in place of asking: the control plane may not offer it again.
 """
 
 import asyncio
@@ -18,9 +18,10 @@ from typing import Protocol
 from cluster import messages
 from cluster.acceptance import OUTCOMES as ACCEPTED
 from cluster.control_plane import Trouble
-from cluster.errors import PeerError, StoreUnavailable
+from cluster.errors import MailboxFull, PeerError, StoreUnavailable
 from cluster.http_call import AnswerTooLarge, NoAnswer
 from cluster.mailbox import Accepted, Post
+from cluster.messages import NewTask
 from node.hub import Hub
 from node.session import Session
 
@@ -29,7 +30,7 @@ LONGEST_PAUSE_S = 60.0
 LOOK_S = 0.25  # between looks at whether polling may go on, and at an empty node
 RETRY_S = 0.5  # of a task that Redis did not take
 STOP_S = 3.0  # what calls under way may take when the node drains
-OUTCOMES = (*ACCEPTED, "bad_input", "none", "failed")
+OUTCOMES = (*ACCEPTED, "bad_input", "none", "failed", "full")
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class Taker(Protocol):
 
     async def accept(self, post: Post) -> Accepted:
         """Raises: UnknownAgent, MailboxFull, TaskConflict, StoreUnavailable."""
+
+    async def has_room(self, agent_id: str) -> bool:
+        """Whether the agent's mailbox would take a task. Raises: StoreUnavailable."""
 
 
 class Poller:
@@ -69,6 +73,7 @@ class Poller:
         self._failed = 0  # of all time
         self._paused_until = 0.0
         self._held = 0  # tasks that wait for Redis
+        self._kept: dict[str, tuple[Session, NewTask]] = {}  # by agent: a task that waits for room in its mailbox
         self._faults: dict[str, str] = {}  # what was last said about an agent's task
         self._is_stopped = False
 
@@ -82,6 +87,7 @@ class Poller:
             for place, session in enumerate(sessions):
                 await _until(began + self._interval_s * place / len(sessions))
                 await self._begin(session)
+            await self._try_kept()
             self._faults = {agent_id: text for agent_id, text in self._faults.items() if self._hub.get(agent_id)}
             await _until(began + self._interval_s if sessions else loop.time() + min(self._interval_s, LOOK_S))
 
@@ -94,6 +100,8 @@ class Poller:
                 logger.warning("Redis is away: %d tasks that were fetched are dropped", self._held)
             for task in late:
                 task.cancel()
+        if self._kept:
+            logger.warning("mailboxes are full: %d tasks that were fetched are dropped", len(self._kept))
 
     async def _begin(self, session: Session) -> None:
         """Asks for one agent, once there is a turn and nothing forbids it. In trouble, waits for the answer."""
@@ -122,6 +130,23 @@ class Poller:
     # ---- one call
 
     async def _poll(self, session: Session) -> None:
+        try:
+            if not await self._taker.has_room(session.agent_id):
+                self._counts["full"] += 1
+                return
+        except StoreUnavailable:
+            return
+        if kept := self._kept.pop(session.agent_id, None):
+            await self._accept(session, kept[1])
+        else:
+            await self._ask(session)
+
+    async def _try_kept(self) -> None:
+        """What was fetched for agents that have gone from here is theirs all the same."""
+        for agent_id in [agent_id for agent_id in self._kept if self._hub.get(agent_id) is None]:
+            await self._accept(*self._kept.pop(agent_id))
+
+    async def _ask(self, session: Session) -> None:
         failed_before = self._failed
         try:
             body = await self._source.next_task(session.agent_id, session.profile.host_id)
@@ -154,14 +179,19 @@ class Poller:
         except PeerError as error:
             self._refuse(session, str(error), "bad_input")
             return
+        await self._accept(session, task)
+
+    async def _accept(self, session: Session, task: NewTask) -> None:
         try:
-            await self._accept(Post(session.agent_id, "", [task]))
+            await self._insist(Post(session.agent_id, "", [task]))
+        except MailboxFull:  # since there was room
+            self._kept[session.agent_id] = (session, task)
         except PeerError as error:
             self._refuse(session, f"{error} (task {task.id})")  # counted where it was refused
         else:
             self._faults.pop(session.agent_id, None)
 
-    async def _accept(self, post: Post) -> None:
+    async def _insist(self, post: Post) -> None:
         """Tries until Redis has it, or says no."""
         held = 0
         try:

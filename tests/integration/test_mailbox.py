@@ -161,8 +161,10 @@ async def test_a_full_mailbox_takes_nothing_new_and_still_answers_for_what_it_ho
     (outcome,) = await core.mailbox.enqueue([a_post(agent_id, "t3", "t4", batch="b1")])
     assert isinstance(outcome, MailboxFull)
     assert await core.mail(agent_id) == ["t1", "t2"]
+    assert await core.mailbox.has_room(agent_id)
     await core.post(agent_id, "t3")
     assert (await core.post(agent_id, "t1")).new == 0
+    assert not await core.mailbox.has_room(agent_id)
     await core.take(holder)
     assert isinstance((await core.mailbox.enqueue([a_post(agent_id, "t4")]))[0], MailboxFull)
     await core.result(agent_id, "t1")

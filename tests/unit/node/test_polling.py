@@ -44,6 +44,7 @@ class Bench:
         self.no: Exception | None = None
         self.tries = 0
         self.may_poll = True
+        self.full: set[str] = set()
         self.hub = Hub()
         self.counts = dict.fromkeys(OUTCOMES, 0)
         self.poller = Poller(self, self.hub, self, self.counts, interval_s=INTERVAL_S, may_poll=lambda: self.may_poll)
@@ -73,6 +74,9 @@ class Bench:
             raise self.no
         self.posts.append(post)
         return Accepted("dispatched", None, 1)
+
+    async def has_room(self, agent_id: str) -> bool:
+        return agent_id not in self.full
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -184,15 +188,67 @@ async def test_a_task_that_is_too_large_is_that_agents_fault_alone(caplog: pytes
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("no", [TaskConflict("task id 1 was used before, with other contents"), MailboxFull("full")])
-async def test_what_the_mailbox_refuses_is_warned_of_once(no: Exception, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_the_mailbox_refuses_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench("a")
     bench.say = lambda _: b'{"id": "1"}'
-    bench.no = no
+    bench.no = no = TaskConflict("task id 1 was used before, with other contents")
     async with bench.running():
         await bench.has_asked(4)
     assert len(caplog.records) == 1
     assert str(no) in caplog.text
+
+
+async def test_for_an_agent_whose_mailbox_is_full_nothing_is_fetched(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench("full", "other")
+    bench.full = {"full"}
+    async with bench.running():
+        await bench.has_asked(3)
+        assert set(bench.asked) == {"other"}
+        bench.full.clear()
+        await eventually(lambda: "full" not in bench.asked, 5.0)
+    assert bench.counts["full"] >= 2
+    assert not caplog.records
+
+
+async def test_a_task_that_came_when_the_mailbox_had_just_filled_is_kept_until_it_is_taken() -> None:
+    bench = Bench("a")
+    bench.say = lambda _: b'{"id": "%d"}' % len(bench.asked)
+    bench.no = MailboxFull("full")
+    async with bench.running():
+        await eventually(lambda: bench.tries < 3, 5.0)  # whatever the look says that comes before each
+        assert len(bench.asked) == 1
+        bench.full = {"a"}
+        bench.no = None
+        await asyncio.sleep(3 * INTERVAL_S)
+        assert (len(bench.asked), bench.posts) == (1, [])
+        bench.full.clear()
+        await eventually(lambda: len(bench.posts) < 3, 5.0)
+    assert [post.tasks[0].id for post in bench.posts[:3]] == ["1", "2", "3"]
+
+
+async def test_a_task_that_is_kept_for_an_agent_that_goes_is_taken_all_the_same() -> None:
+    bench = Bench("b")
+    session = bench.connect("a")
+    bench.say = lambda agent: b'{"id": "1"}' if agent == "a" else None
+    bench.no = MailboxFull("full")
+    async with bench.running():
+        await eventually(lambda: not bench.tries, 5.0)
+        bench.hub.discard(session)
+        await eventually(lambda: bench.tries < 3, 5.0)
+        bench.no = None
+        await eventually(lambda: not bench.posts, 5.0)
+    assert [(post.agent_id, post.tasks[0].id) for post in bench.posts] == [("a", "1")]
+
+
+async def test_a_task_that_is_still_kept_when_it_stops_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench("a")
+    bench.say = lambda _: b'{"id": "1"}'
+    bench.no = MailboxFull("full")
+    async with bench.running():
+        await eventually(lambda: bench.tries < 2, 5.0)
+        bench.may_poll = False
+        await bench.poller.stop()
+    assert caplog.messages == ["mailboxes are full: 1 tasks that were fetched are dropped"]
 
 
 # ---- trouble
