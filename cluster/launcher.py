@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cluster import config, ports, programs
+from cluster import cancelling, config, ports, programs
 from cluster.child import Child, Pace
 from cluster.config import Loaded
 from cluster.embedded import FIRST_PORT, EmbeddedRedis
@@ -123,7 +123,7 @@ class Launcher:
             if serving.done():
                 serving.result()
         finally:
-            await _cancel(serving, asked, self._rolling)
+            await cancelling.end([serving, asked, *([self._rolling] if self._rolling else [])])
             await self._stop()
 
     def _listen_to_signals(self) -> None:
@@ -253,13 +253,6 @@ async def _all(steps: Iterable[Coroutine[None, None, None]]) -> None:
                 group.create_task(step, name="watch a child")
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
-
-
-async def _cancel(*tasks: asyncio.Task[None] | asyncio.Task[bool] | None) -> None:
-    running = [task for task in tasks if task is not None]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
 
 
 def _lift_file_limit() -> None:

@@ -15,13 +15,13 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uvloop
 
-from cluster import config, telemetry
+from cluster import cancelling, config, telemetry
 from cluster.config import Loaded
 from cluster.errors import ConfigError, StartError, StoreAway, StoreUnavailable
 from cluster.redis_client import Store, check
@@ -115,7 +115,9 @@ def parse(role: str, arguments: Sequence[str]) -> Options:
     )
 
 
-def main(role: str, serve: Callable[[Options], Awaitable[None]], arguments: Sequence[str] | None = None) -> int:
+def main(
+    role: str, serve: Callable[[Options], Coroutine[Any, Any, None]], arguments: Sequence[str] | None = None
+) -> int:
     """Runs a process until it is told to stop; returns its exit code."""
     try:
         options = parse(role, sys.argv[1:] if arguments is None else arguments)
@@ -132,7 +134,7 @@ def main(role: str, serve: Callable[[Options], Awaitable[None]], arguments: Sequ
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # a connection is a file
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
-        uvloop.run(serve(options))  # type: ignore[arg-type]
+        uvloop.run(cancelling.alone(serve(options)))
     except StartError as error:
         return _fail(str(error), USAGE if options.is_supervised else FAILED)
     except OSError as error:
@@ -184,7 +186,7 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -
     if working.done():
         await working
         return True
-    working.cancel()
+    await cancelling.end([working])
     return False
 
 
@@ -228,9 +230,7 @@ class SideTasks:
 
     async def cancel(self) -> None:
         """Ends the loops."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelling.end(self._tasks)
 
 
 def trim_memory() -> None:
