@@ -194,6 +194,7 @@ class Uplink:
                 f"end:{session.agent_id}:{task_id}",
             )  # fmt: skip
             self.results.put(ResultItem(session, "", "lost", entry))
+            session.note_end(task_id)  # the lane keeps it from here on, however often Redis is found without the agent
 
     def put_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """A log message."""

@@ -485,7 +485,8 @@ async def test_tasks_that_redis_forgot_end_behind_what_the_agent_said_and_nobody
     for task_id in ("t1", "t2"):
         session.note_sent(task_id)
     bench.result(session, "m1", "t1")
-    bench.uplink.put_lost(session)
+    for _ in range(3):
+        bench.uplink.put_lost(session)
     async with bench.running():
         pass
     assert [(said.kind, said.task_id, said.message_id) for said in bench.store.settled[0]] == [
