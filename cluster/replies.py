@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -116,6 +116,8 @@ class Edge:
             scope = {**scope, "path": path[:-1]}
         try:
             await self._app(scope, receive, send)
+        except ClientDisconnect:  # it hung up in the middle of its request, and hears no answer
+            logger.info("%s %s: the caller hung up", scope["method"], scope["path"])
         except Exception:
             if scope["type"] != "http":  # the handshake's own edge answers
                 raise

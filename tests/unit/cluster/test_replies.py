@@ -7,7 +7,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
@@ -102,6 +102,12 @@ async def test_what_nobody_meant_is_500_logged_once_and_tells_nothing(caplog: py
         status, _, body = await answer(raising(KeyError("hunter2")), "/x")
     assert (status, body) == (500, {"code": 1001, "error": "internal error"})
     assert [record.name for record in caplog.records] == ["cluster.replies"]
+
+
+async def test_a_caller_that_hung_up_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        await answer(raising(ClientDisconnect()), "/x")
+    assert not caplog.records
 
 
 async def test_a_handshakes_own_edge_answers_for_it() -> None:
