@@ -18,6 +18,7 @@ from msgspec import Struct
 from cluster.errors import NotConnected
 from cluster.keys import Keys
 from cluster.redis_client import BLOCK_MS, Store
+from cluster.redis_line import Command
 from cluster.registry import Owner
 
 MAX_NOTES = 100_000  # beyond it the oldest go; what they announced is found by renewal
@@ -61,23 +62,18 @@ class Inbox:
         """The ids of the entries; None where there was no inbox."""
         if not notes:
             return []
-        async with self._store.once() as client:
-            pipe = client.pipeline(transaction=False)
-            for node_id, note in notes:
-                fields = {"kind": note.kind, "agent": note.agent_id, "epoch": note.epoch, "data": note.data}
-                if note.deadline_ms:
-                    fields["deadline"] = note.deadline_ms
-                pipe.xadd(self._keys.inbox(node_id), fields, maxlen=MAX_NOTES, nomkstream=True)
-            return list(await pipe.execute())
+        return await self._store.ask(*(self._entry(node_id, note) for node_id, note in notes), may_repeat=False)
+
+    def _entry(self, node_id: str, note: Note) -> Command:
+        fields = ("kind", note.kind, "agent", note.agent_id, "epoch", note.epoch, "data", note.data)
+        deadline = ("deadline", note.deadline_ms) if note.deadline_ms else ()
+        return "XADD", self._keys.inbox(node_id), "NOMKSTREAM", "MAXLEN", "~", MAX_NOTES, "*", *fields, *deadline
 
     async def read(self, node_id: str, after: str) -> tuple[str, list[Note]]:
         """(the last id, the notes) that came after an id; waits up to a second for one. Raises: StoreUnavailable."""
-        key = self._keys.inbox(node_id)
-        async with self._store.reader() as client:
-            reply = await client.xread({key: after}, count=READ_NOTES, block=BLOCK_MS)
-        entries = reply[0][1] if reply else []
-        last = entries[-1][0].decode() if entries else after
-        return last, [_note(fields) for _, fields in entries if b"agent" in fields]
+        entries = await self._store.read_streams({self._keys.inbox(node_id): after}, READ_NOTES, BLOCK_MS)
+        last = entries[-1].id if entries else after
+        return last, [_note(entry.fields) for entry in entries if b"agent" in entry.fields]
 
     async def trim(self, node_id: str, read: str) -> None:
         """Drops what this node has read. Raises: StoreUnavailable."""

@@ -3,41 +3,35 @@
 Owns the clients and the translation of driver errors; knows no key but `meta`, and nothing of agents or tasks. Rules:
 
 - A request that cannot be answered within `REQUEST_TIMEOUT_S` fails with `StoreUnavailable`; callers decide whether to try again.
-- A connection that broke is replaced once per request, as running a script twice is harmless; what is not so goes through a client that
-  sends nothing twice. No reply within the timeout is never asked for again.
-- READONLY, LOADING and MASTERDOWN mean that Redis is failing over: the pool is dropped, the next call finds the new primary.
+- Scripts and other short commands share one connection (cluster/redis_line.py); rare and long ones go through a pool of redis-py.
+- A connection that broke is replaced once per request, as running a script twice is harmless; what is not so is sent once. No reply
+  within the timeout is never asked for again.
+- READONLY, LOADING and MASTERDOWN mean that Redis is failing over: connections are dropped, the next call finds the new primary.
 - The blocking reader and the readiness probe have connections of their own: a full pool must not look like a dead Redis.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    ClusterDownError,
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as BrokenConnection
-from redis.exceptions import TimeoutError as NoReply
 
 from cluster import scripts, settings
 from cluster.errors import FeedBlocked, StartError, StoreAway, StoreUnavailable
 from cluster.keys import SCHEMA, Keys
+from cluster.redis_errors import DRIVER_ERRORS, away
+from cluster.redis_line import Command, RedisLine, Word
 
 REQUEST_TIMEOUT_S = 2.0  # a control-plane call must end within 3 s
 PROBE_TIMEOUT_S = 0.3
@@ -46,10 +40,19 @@ LOWEST_VERSION = (6, 2)
 RETRY_AFTER_S = 2  # what callers are told
 SAY_AGAIN_S = 10.0  # between complaints about one feed
 KEYLESS_S = (
-    2.0  # two beats: how long who knows no key of agent ids looks for one that somebody puts back, before making one
+    2.0  # two beats: how long one without a key of agent ids waits for somebody to put one back, before it makes one
 )
 
 logger = logging.getLogger(__name__)
+
+
+class StreamEntry(NamedTuple):
+    """An entry of a stream, as it was read."""
+
+    stream: str
+    id: str
+    fields: dict[bytes, bytes]
+
 
 Client = Any  # a Redis client; redis-py's own types leave open whether replies are bytes, and ours are
 
@@ -77,7 +80,7 @@ def _pool(url: str, size: int, timeout_s: float, retries: int = 0, wait_s: float
 
 @contextlib.asynccontextmanager
 async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
-    """Turns the driver's errors into `StoreUnavailable`; our own mistakes (a script that is wrong) stay what they are.
+    """Turns the driver's errors into `StoreUnavailable`; our own mistakes stay what they are.
 
     A cancellation is never lost in it.
     """
@@ -105,53 +108,34 @@ def _cancellation_kept() -> Iterator[None]:
 async def _translated(pool: ConnectionPool | None) -> AsyncIterator[None]:
     try:
         yield
-    except BrokenConnection as error:  # its neighbours in the pool are broken too; Redis loading is one of these
-        await _dropped(pool)
-        raise StoreUnavailable("Redis does not answer") from error
-    except (NoReply, OSError, TimeoutError) as error:
-        raise StoreUnavailable("Redis does not answer") from error
-    except RuntimeError as error:  # uvloop's word for writing to a connection that has just been closed
-        if "closed" not in str(error):
+    except DRIVER_ERRORS as error:
+        told = away(error)
+        if told is None:
             raise
-        await _dropped(pool)
-        raise StoreUnavailable("Redis does not answer") from error
-    except ResponseError as error:
-        # Inside a script, Redis 6.2 puts its own words before the reason; elsewhere the driver takes the reason off.
-        text = str(error)
-        if isinstance(error, OutOfMemoryError) or "OOM" in text:
-            raise StoreUnavailable("Redis is full") from error
-        if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError) or any(word in text for word in _AWAY):
-            await _dropped(pool)
-            raise StoreUnavailable("Redis refuses writes, or is failing over") from error
-        raise
+        if pool is not None and told.is_moving:
+            with contextlib.suppress(RedisError, OSError):
+                await pool.disconnect(inuse_connections=False)
+        raise StoreUnavailable(told.text) from error
 
 
-async def _dropped(pool: ConnectionPool | None) -> None:
-    """The next call finds the new primary."""
-    if pool is not None:
-        with contextlib.suppress(RedisError, OSError):
-            await pool.disconnect(inuse_connections=False)
-
-
-_AWAY = ("LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "UNBLOCKED", "UNKILLABLE")
 _ONCE = frozenset(("resume", "revoke", "forget"))  # scripts whose second run does not answer as the first
 
 
 class Store:
     """One process's connections to Redis, and its scripts."""
 
-    def __init__(self, config: settings.Redis, shards: int = 1, *, client: Client | None = None) -> None:
-        """`client` replaces the connections, for tests with a Redis in memory."""
+    def __init__(self, config: settings.Redis, shards: int = 1) -> None:
         self.keys = Keys(config.prefix, shards or 1)
         self._id_key = b""
         self._keyless_since_s: float | None = None
         url = url_of(config)
-        self._client: Client = client or Redis.from_pool(
+        self._client: Client = Redis.from_pool(
             _pool(url, config.pool_size, REQUEST_TIMEOUT_S, 1, config.wait_timeout_s)
         )
-        self._once: Client = client or Redis.from_pool(_pool(url, 8, REQUEST_TIMEOUT_S))
-        self._reader: Client = client or Redis.from_pool(_pool(url, 4, BLOCK_MS / 1000 + REQUEST_TIMEOUT_S))
-        self._probe: Client = client or Redis.from_pool(_pool(url, 1, PROBE_TIMEOUT_S))
+        self._probe: Client = Redis.from_pool(_pool(url, 1, PROBE_TIMEOUT_S))
+        entry = _pool(url, 1, REQUEST_TIMEOUT_S)
+        self._line = RedisLine(entry, REQUEST_TIMEOUT_S)
+        self._waiting_line = RedisLine(entry, BLOCK_MS / 1000 + REQUEST_TIMEOUT_S)
         self._shas: dict[str, str] = {}
         self._clock_offset_ms = 0
         self._complain_at_s: dict[str, float] = {}
@@ -179,42 +163,54 @@ class Store:
 
     async def close(self) -> None:
         """Drops all connections."""
-        for client in (self._client, self._once, self._reader, self._probe):
+        for line in (self._line, self._waiting_line):
+            await line.close()
+        for client in (self._client, self._probe):
             with contextlib.suppress(RedisError, OSError):
                 await client.aclose()
 
-    async def run(self, name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+    async def run(self, name: str, keys: Sequence[str], *args: Word) -> Any:
         """Runs a script. Raises: StoreUnavailable; it may have been done all the same."""
-        client = self._once if name in _ONCE else self._client
-        async with translated(client.connection_pool):
-            sha = self._shas.get(name) or await self._load(name)
-            try:
-                return await client.evalsha(sha, len(keys), *keys, *args)
-            except NoScriptError:  # Redis was restarted, or its scripts were flushed
-                return await client.eval(scripts.text(name), len(keys), *keys, *args)
+        sha = self._shas.get(name) or self._name(name)
+        may_repeat = name not in _ONCE
+        try:
+            return (await self.ask(("EVALSHA", sha, len(keys), *keys, *args), may_repeat=may_repeat))[0]
+        except NoScriptError:  # Redis sees it for the first time, was restarted, or its scripts were flushed
+            return (await self.ask(("EVAL", scripts.text(name), len(keys), *keys, *args), may_repeat=may_repeat))[0]
 
-    async def _load(self, name: str) -> str:
-        loaded = await self._client.script_load(scripts.text(name))
-        sha = self._shas[name] = loaded.decode() if isinstance(loaded, bytes) else str(loaded)
+    def _name(self, name: str) -> str:
+        sha = hashlib.sha1(scripts.text(name).encode(), usedforsecurity=False).hexdigest()  # what Redis calls it
+        self._shas[name] = sha
         return sha
+
+    async def ask(self, *commands: Command, may_repeat: bool = True) -> list[Any]:
+        """The raw replies to short commands, sent in one go. Raises: StoreUnavailable; it may have been done all the same."""
+        return await _asked(self._line, commands, may_repeat=may_repeat)
+
+    async def read_streams(self, after: Mapping[str, str], count: int, block_ms: int) -> list[StreamEntry]:
+        """What came into streams behind these ids; waits `block_ms`, at most `BLOCK_MS`, for it. Raises: StoreUnavailable."""
+        command: Command = (
+            "XREAD",
+            "COUNT",
+            count,
+            "BLOCK",
+            min(block_ms, BLOCK_MS),
+            "STREAMS",
+            *after,
+            *after.values(),
+        )
+        [reply] = await _asked(self._waiting_line, [command], may_repeat=True)
+        return [
+            StreamEntry(stream.decode(), entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+            for stream, entries in reply or ()
+            for entry_id, flat in entries
+        ]
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Client]:
-        """The client for plain commands, with its errors translated. Raises: StoreUnavailable."""
+        """The client for what is rare or long, with its errors translated. Raises: StoreUnavailable."""
         async with translated(self._client.connection_pool):
             yield self._client
-
-    @contextlib.asynccontextmanager
-    async def once(self) -> AsyncIterator[Client]:
-        """The client that sends nothing twice, whatever breaks. Raises: StoreUnavailable."""
-        async with translated(self._once.connection_pool):
-            yield self._once
-
-    @contextlib.asynccontextmanager
-    async def reader(self) -> AsyncIterator[Client]:
-        """The client that may block for `BLOCK_MS`. Raises: StoreUnavailable."""
-        async with translated(self._reader.connection_pool):
-            yield self._reader
 
     @staticmethod
     @contextlib.contextmanager
@@ -286,6 +282,18 @@ class Store:
             pipe.hmget(self.keys.meta, list(wanted))
             found: list[bytes | None] = (await pipe.execute())[-1]
         return found
+
+
+async def _asked(line: RedisLine, commands: Sequence[Command], *, may_repeat: bool) -> list[Any]:
+    try:
+        return await line.ask(*commands, may_repeat=may_repeat)
+    except DRIVER_ERRORS as error:
+        told = away(error)
+        if told is None:
+            raise
+        if told.is_moving:
+            line.drop()
+        raise StoreUnavailable(told.text) from error
 
 
 async def check(config: settings.Redis) -> None:

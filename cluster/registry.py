@@ -21,6 +21,7 @@ from cluster.batching import Batcher
 from cluster.errors import BadInput, Refused, UnknownAgent
 from cluster.keys import Keys
 from cluster.redis_client import Store
+from cluster.redis_line import Command
 
 CONNECT_WITHIN_S = 600  # a new registration that does not connect is forgotten after this long
 _REFERENCE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -122,6 +123,12 @@ class Renewal(Struct, frozen=True, gc=False):
 # Why a lease was not renewed: another owns it, nobody does, the agent is not known, it was forgotten.
 TAKEN_OVER, EXPIRED, UNKNOWN, REVOKED = -1, -2, -3, -4
 HAS_MAIL, HAS_CANCELS = 1, 2  # what waits for an agent whose lease was renewed
+
+
+# The fields of `agent` that make a profile, in the order in which they are read.
+_PROFILE = (
+    "token_hash", "name", "host_id", "labels", "system", "hostname", "os", "arch", "incarnation", "registered", "last_seen",
+)  # fmt: skip
 
 
 class Overdue(Struct, frozen=True, gc=False):
@@ -234,35 +241,37 @@ class Registry:
         return found
 
     async def _page(self, agent_ids: Sequence[str]) -> list[Profile | None]:
-        async with self._store.session() as client:
-            pipe = client.pipeline(transaction=False)
-            for agent_id in agent_ids:
-                pipe.hgetall(self._keys.of_agent("agent", agent_id))
-                pipe.pttl(self._keys.of_agent("lease", agent_id))
-                pipe.hget(self._of(agent_id, "owners"), agent_id)
-            rows = await pipe.execute()
+        commands: list[Command] = []
+        for agent_id in agent_ids:
+            commands += (
+                ("HMGET", self._keys.of_agent("agent", agent_id), *_PROFILE),
+                ("PTTL", self._keys.of_agent("lease", agent_id)),
+                ("HGET", self._of(agent_id, "owners"), agent_id),
+            )
+        rows = await self._store.ask(*commands)
         now_ms = self._store.now_ms()
         return [
-            self._profile(agent_id, rows[3 * n], rows[3 * n + 1], rows[3 * n + 2], now_ms)
-            if b"token_hash" in rows[3 * n]
-            else None
+            self._profile(agent_id, rows[3 * n], rows[3 * n + 1], rows[3 * n + 2], now_ms) if rows[3 * n][0] else None
             for n, agent_id in enumerate(agent_ids)
         ]
 
-    def _profile(self, agent_id: str, raw: dict[bytes, bytes], left_ms: int, owner: bytes, now_ms: int) -> Profile:
+    def _profile(
+        self, agent_id: str, row: list[bytes | None], left_ms: int, owner: bytes | None, now_ms: int
+    ) -> Profile:
+        token_hash, name, host_id, labels, system, hostname, os, arch, incarnation, registered, last_seen = row
         return Profile(
             id=agent_id,
-            name=raw.get(b"name", b"").decode(),
-            host_id=int(raw.get(b"host_id") or 0),
-            labels=Raw(raw.get(b"labels") or b"{}"),
-            system=Raw(raw.get(b"system") or b"{}"),
-            hostname=raw.get(b"hostname", b"").decode(),
-            os=sys.intern(raw.get(b"os", b"").decode()),
-            arch=sys.intern(raw.get(b"arch", b"").decode()),
-            token_hash=raw[b"token_hash"].decode(),
-            incarnation=int(raw.get(b"incarnation") or 0),
-            registered_ms=int(raw.get(b"registered") or 0),
-            heard_ms=now_ms + left_ms - self.timeout_ms if left_ms > 0 else int(raw.get(b"last_seen") or 0),
+            name=_text(name),
+            host_id=int(host_id or 0),
+            labels=Raw(labels or b"{}"),
+            system=Raw(system or b"{}"),
+            hostname=_text(hostname),
+            os=sys.intern(_text(os)),
+            arch=sys.intern(_text(arch)),
+            token_hash=_text(token_hash),
+            incarnation=int(incarnation or 0),
+            registered_ms=int(registered or 0),
+            heard_ms=now_ms + left_ms - self.timeout_ms if left_ms > 0 else int(last_seen or 0),
             owner=Owner.parse(owner) if owner else None,
         )
 
@@ -299,8 +308,7 @@ class Registry:
             raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
         if not reference.isdigit():
             return reference
-        async with self._store.session() as client:
-            agent_id = await client.get(self._keys.host(str(int(reference))))
+        [agent_id] = await self._store.ask(("GET", self._keys.host(str(int(reference)))))
         if agent_id is None:
             raise UnknownAgent("no agent has this host id")
         return bytes(agent_id).decode()
@@ -454,6 +462,10 @@ def _fields(profile: Profile) -> dict[str, str | int | bytes]:
         "labels": bytes(profile.labels), "system": bytes(profile.system), "hostname": profile.hostname,
         "os": profile.os, "arch": profile.arch, "registered": profile.registered_ms,
     }  # fmt: skip
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode() if value else ""
 
 
 def _texts(bid: Bid) -> tuple[str, ...]:

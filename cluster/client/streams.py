@@ -77,11 +77,10 @@ class Streams:
     async def read(self, block_ms: int = BLOCK_MS) -> list[Entry]:
         """What came since, of all feeds that `last` was asked for; waits a moment for it. Raises: Failed."""
         try:
-            async with self._store.reader() as client:
-                reply = await client.xread(dict(self._after), count=READ_ENTRIES, block=block_ms)
+            found = await self._store.read_streams(self._after, READ_ENTRIES, block_ms)
         except StoreUnavailable as error:
             raise self._gone(error) from error
-        entries = [_entry(feed.decode(), one) for feed, found in reply or () for one in found]
+        entries = [_entry(feed, (entry_id.encode(), fields)) for feed, entry_id, fields in found]
         self._after.update((entry.feed, entry.id) for entry in entries)
         return entries
 

@@ -25,7 +25,9 @@ MAY_NOT_IMPORT = {"cluster": {"node", "router"}, "node": {"router"}, "router": {
 # Who may import a package that shapes whatever touches it. A folder of the table stands for all of its modules.
 ONLY_HERE = {
     "redis": {
-        "cluster.redis_client": "the one place that makes connections and turns the driver's exceptions into ours",
+        "cluster.redis_client": "the one place that makes connections",
+        "cluster.redis_line": "the one that is shared",
+        "cluster.redis_errors": "turns the driver's exceptions into ours",
     },
     "starlette": {
         "node.app": "puts the node together",
