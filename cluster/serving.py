@@ -35,7 +35,7 @@ class Server(uvicorn.Server):
         yield
 
     async def serve_on(self, sockets: list[socket.socket]) -> None:
-        """Serves on these sockets until `should_exit` is set; without any, it serves what `make_protocol` is fed."""
+        """Serves on these sockets until `should_exit` is set; without any, it serves what `make_websocket` is fed."""
         await self.serve(sockets=sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -43,11 +43,10 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.is_listening.set()
 
-    def make_protocol(self) -> Any:
-        """A protocol for a connection that was accepted elsewhere."""
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+    def make_websocket(self) -> Any:
+        """A protocol for a connection that was accepted, and its upgrade request checked, elsewhere."""
+        make: Any = self.config.ws_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def server(

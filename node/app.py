@@ -187,7 +187,7 @@ class NodeProcess:
         await self._directory.enter(self._node())
 
     async def _open(self) -> Adoption | None:
-        adoption = Adoption(self._options.handover, self._server.make_protocol) if self._options.handover else None
+        adoption = Adoption(self._options.handover, self._server.make_websocket) if self._options.handover else None
         if adoption is not None:
             await adoption.start()
         self._state = nodes.READY

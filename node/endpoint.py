@@ -73,15 +73,21 @@ class AgentEndpoint:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
+        if self._turnstile.locked():
+            await self._wait_in_line()
+        else:
+            await self._turnstile.acquire()
+        try:
+            yield
+        finally:
+            self._turnstile.release()
+
+    async def _wait_in_line(self) -> None:
         try:
             async with asyncio.timeout(QUEUE_S):
                 await self._turnstile.acquire()
         except TimeoutError:
             raise Turned(_busy("too many handshakes at once"), "queue") from None
-        try:
-            yield
-        finally:
-            self._turnstile.release()
 
     async def _admit(self, socket: WebSocket) -> tuple[Profile, Claim]:
         self._check_room(socket)
