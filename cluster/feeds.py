@@ -17,12 +17,12 @@ from msgspec import Struct
 from cluster import messages, settings
 from cluster.keys import RECORD_MS, Keys
 from cluster.redis_client import Store
+from cluster.scripts import packed
 
 GENERATION_MS = 3_600_000  # message ids are remembered for one to two of these
 CALL_LINES = 1000  # log lines that one call of the script writes
 EXECUTION_MS = 24 * 3_600_000
 OWED_PAGE = 1000  # read in one round trip
-_encode = msgspec.json.encode
 
 
 class ResultEntry(Struct, frozen=True, array_like=True, gc=False):
@@ -40,7 +40,7 @@ class ResultEntry(Struct, frozen=True, array_like=True, gc=False):
     log_pointer: str
     received_at: str
     message_id: str
-    place: int = 0  # in the batch that settled it: what is paid later is paid in the order in which it was said
+    place: int = 0  # among what its node was told: what is paid later is paid in the order in which it was said
     is_counted: bool = True  # into its execution's progress
 
     @property
@@ -109,6 +109,11 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
+def _result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
+    message, task = _hash("m", entry.agent_id, entry.message_id), _hash("t", entry.agent_id, entry.task_id)
+    return message, task, *messages.execution_of(entry.task_id), entry
+
+
 def _hash(*parts: str) -> str:
     """63 bits of a message's identity, in decimal: Redis keeps such members as integers."""
     return str(int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest()) >> 1)
@@ -156,35 +161,20 @@ class Feeds:
         """Writes results; those that are there already, or come after their task's end, are left out. Raises: StoreUnavailable."""
         if not self.results.enabled or not entries:
             return
-        executions: dict[str, int] = {}
-        items = [self._result_item(entry, executions) for entry in entries]
-        keys = [*self._seen_keys(self.results.key), *self._execution_keys(executions)]
+        items = [_result_item(entry) for entry in entries]
+        keys = [*self._seen_keys(self.results.key), self._executions]
         with self._store.of_feed(self.results.key):
-            await self._store.run("append_results", keys, _encode(items), GENERATION_MS, EXECUTION_MS)
-
-    def _result_item(self, entry: ResultEntry, executions: dict[str, int]) -> tuple[str, ...]:
-        execution, host = messages.execution_of(entry.task_id)
-        is_counted = execution != "0" and entry.is_counted
-        place = executions.setdefault(execution, len(executions) + 1) if is_counted else 0
-        return (
-            *(_hash("m", entry.agent_id, entry.message_id), _hash("t", entry.agent_id, entry.task_id), str(place)),
-            *(entry.task_id, execution, entry.agent_id, host, entry.status, entry.exit_code, entry.error_msg),
-            *(entry.error_code, entry.started_at, entry.finished_at, entry.log_size, entry.log_pointer),
-            *(entry.received_at, entry.message_id),
-        )
+            await self._store.run("append_results", keys, packed(items), GENERATION_MS, EXECUTION_MS)
 
     async def expect(self, task_ids: Iterable[str]) -> None:
         """Counts accepted tasks into their executions' hosts. Raises: StoreUnavailable."""
-        executions: dict[str, int] = {}
-        items = []
-        for execution, host in map(messages.execution_of, task_ids):
-            if execution != "0":
-                items.append((str(executions.setdefault(execution, len(executions) + 1)), host))
+        items = [item for item in map(messages.execution_of, task_ids) if item[0] != "0"]
         if items and self.results.enabled:
-            await self._store.run("expect", self._execution_keys(executions), _encode(items), EXECUTION_MS)
+            await self._store.run("expect", [self._executions], packed(items), EXECUTION_MS)
 
-    def _execution_keys(self, executions: Iterable[str]) -> list[str]:
-        return [self._keys.of_feed(self.results.key, f"execution:{execution}") for execution in executions]
+    @property
+    def _executions(self) -> str:
+        return self._keys.of_feed(self.results.key, "execution:")
 
     # ---- logs
 
@@ -194,7 +184,7 @@ class Feeds:
             return
         with self._store.of_feed(self.logs.key):
             for items in _calls_of(_slices_of(messages_)):
-                await self._store.run("append_logs", self._seen_keys(self.logs.key), _encode(items), GENERATION_MS)
+                await self._store.run("append_logs", self._seen_keys(self.logs.key), packed(items), GENERATION_MS)
 
     def _seen_keys(self, feed: str) -> list[str]:
         return [feed, *(self._keys.of_feed(feed, name) for name in ("seen", "seen:0", "seen:1"))]
@@ -207,7 +197,7 @@ class Feeds:
             return
         items = [(e.agent_id, e.epoch, e.kind, *e.fields) for e in entries]
         with self._store.of_feed(self.status.key):
-            await self._store.run("append_status", [self.status.key, self._epochs], _encode(items))
+            await self._store.run("append_status", [self.status.key, self._epochs], packed(items))
 
     async def append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
         """Writes statistics, each a tuple of flat pairs. Raises: StoreUnavailable."""
@@ -239,20 +229,19 @@ class Feeds:
         """Writes results that a script said are owed (JSON), and marks them paid. Raises: StoreUnavailable."""
         entries = [result_entry(raw) for raw in owed]
         await self.append_results(entries)
-        await self.paid([(entry.agent_id, entry.task_id, entry.owed_as) for entry in entries])
+        await self.paid(entries)
 
     async def pay_offline(self, owed: Sequence[bytes]) -> None:
         """Writes offline entries that a script said are owed (JSON), and marks them paid. Raises: StoreUnavailable."""
         entries = [offline_status(offline_entry(raw)) for raw in owed if raw]
         await self.append_status(entries)
-        await self.paid([(entry.agent_id, "", entry.owed_as) for entry in entries])
+        await self.paid(entries)
 
-    async def paid(self, entries: Sequence[tuple[str, str, str]]) -> None:
-        """Marks owed entries as written: (agent id, task id or "", field). From now on an ended task's record has its TTL."""
-        groups: dict[int, list[tuple[str, str, str]]] = {}
+    async def paid(self, entries: Iterable[ResultEntry | StatusEntry]) -> None:
+        """Marks owed entries as written. From now on an ended task's record has its TTL. Raises: StoreUnavailable."""
+        shards: dict[int, list[str]] = {}
         for entry in entries:
-            groups.setdefault(self._keys.shard(entry[0]), []).append(entry)
-        for shard, group in groups.items():
-            unfed = self._keys.in_shard(shard, "unfed")
-            records = [self._keys.task(agent_id, task_id) if task_id else unfed for agent_id, task_id, _ in group]
-            await self._store.run("fed", [unfed, *records], _encode([[field] for *_, field in group]), RECORD_MS)
+            shards.setdefault(self._keys.shard(entry.agent_id), []).append(entry.owed_as)
+        for shard, fields in shards.items():
+            keys = [self._keys.in_shard(shard, name) for name in ("unfed", "task:")]
+            await self._store.run("fed", keys, packed(fields), RECORD_MS)

@@ -14,21 +14,20 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from cluster import reasons, settings
+from cluster import settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
 from cluster.keys import RECORD_MS, Keys
 from cluster.messages import NewTask
 from cluster.redis_client import Store
 from cluster.registry import Owner, by_shard
+from cluster.scripts import packed
 
 UNSAID_WORK_S = 2 * 3600  # how long a task may work that says no timeout
 TAKE_TASKS = 1000
 TAKE_BYTES = 1 << 20
 STRANGERS = 10_000  # messages of one agent about tasks that nobody knows, for as long as a record lives, that leave one
-_encode = msgspec.json.encode
 _TOLD = ("state", "attempts", "created", "sent", "ended", "by", "exit_code", "error_msg", "error_code", "cancel")
 
 
@@ -86,10 +85,10 @@ class Resumed(Struct, frozen=True):
     go_on: int
 
 
-class Said(Struct, frozen=True, gc=False):
+class Said(Struct, frozen=True, array_like=True, gc=False):
     """What an agent says of a task. `kind`: `end`, `progress`, `life`, or `lost`: an end of ours for a task without a record.
 
-    Of an end: `entry`, its owed form as JSON, and how it is told, in the words of the results feed.
+    Of an end: `entry`, its owed form as JSON, and how its record tells it: `error_msg` is short (cluster/reasons.py). See settle.lua.
     """
 
     agent_id: str
@@ -159,7 +158,7 @@ class Mailbox:
         for post in posts:
             keys += [self._keys.of_agent(name, post.agent_id) for name in ("agent", "mail")]
             keys += [self._keys.task(post.agent_id, task.id) for task in post.tasks]
-        arg = _encode([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
+        arg = packed([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
         replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open)
         return [self._answer(reply) for reply in replies]
 
@@ -186,7 +185,7 @@ class Mailbox:
         for take in takes:
             keys += [self._keys.of_agent(name, take.agent_id) for name in ("agent", "mail", "cancels")]
             keys.append(self._keys.task(take.agent_id, ""))
-        arg = _encode([(take.agent_id, take.owner, str(take.cursor), take.cancels) for take in takes])
+        arg = packed([(take.agent_id, take.owner, str(take.cursor), take.cancels) for take in takes])
         replies = await self._store.run("take", keys, arg, TAKE_TASKS, TAKE_BYTES, self._grace_ms)
         return [_delivery(reply) for reply in replies]
 
@@ -214,17 +213,15 @@ class Mailbox:
         return await by_shard(self._keys, said, lambda item: item.agent_id, self._settle)
 
     async def _settle(self, shard: int, said: list[Said]) -> list[int]:
-        keys = [self._keys.in_shard(shard, "unfed"), self._keys.in_shard(shard, "due")]
-        for item in said:
-            keys += [self._keys.of_agent(name, item.agent_id) for name in ("mail", "cancels")]
-            keys += [self._keys.task(item.agent_id, item.task_id), self._keys.of_agent("strangers", item.agent_id)]
-        arg = _encode([(s.agent_id, s.task_id, s.kind, s.status, s.message_id, s.entry, _told(s)) for s in said])
-        return list(await self._store.run("settle", keys, arg, STRANGERS, RECORD_MS))
+        keys = [
+            self._keys.in_shard(shard, name) for name in ("unfed", "due", "mail:", "cancels:", "task:", "strangers:")
+        ]
+        return list(await self._store.run("settle", keys, packed(said), STRANGERS, RECORD_MS))
 
     async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
         """Ends what was never sent, remembers the wish for what was. Raises: StoreUnavailable."""
         keys = self._task_keys(self._keys.shard(agent_id), [(agent_id, task_id) for task_id in task_ids])
-        replies = await self._store.run("cancel", keys, _encode([(agent_id, task_id) for task_id in task_ids]))
+        replies = await self._store.run("cancel", keys, packed([(agent_id, task_id) for task_id in task_ids]))
         return [_cancelled(reply) for reply in replies]
 
     async def end_due(self, limit: int) -> list[bytes]:
@@ -239,7 +236,7 @@ class Mailbox:
             if items:
                 keys = self._task_keys(shard, items)
                 owed += [
-                    e for e in await self._store.run("due", keys, _encode(items), self._ttl_ms, self._grace_ms) if e
+                    e for e in await self._store.run("due", keys, packed(items), self._ttl_ms, self._grace_ms) if e
                 ]
         return owed
 
@@ -273,10 +270,6 @@ class Mailbox:
 def _accepted_form(task: NewTask) -> tuple[str, str, str, str]:
     digest = blake2b(task.json.encode(), digest_size=16).hexdigest()
     return task.id, task.json, digest, str((task.timeout_s or UNSAID_WORK_S) * 1000)
-
-
-def _told(said: Said) -> tuple[str, ...]:
-    return (said.exit_code, reasons.short(said.error_msg), said.error_code)
 
 
 def _task_state(values: Sequence[str]) -> TaskState | None:

@@ -22,6 +22,7 @@ from cluster.errors import BadInput, Refused, UnknownAgent
 from cluster.keys import Keys
 from cluster.redis_client import Store
 from cluster.redis_line import Command
+from cluster.scripts import packed
 
 CONNECT_WITHIN_S = 600  # a new registration that does not connect is forgotten after this long
 _REFERENCE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -349,7 +350,7 @@ class Registry:
         replies = await self._store.run(
             "claim",
             keys,
-            _encode([_texts(bid) for bid in items]),
+            packed([_texts(bid) for bid in items]),
             self.timeout_ms,
             self._forget_ms,
             self._max_takeovers,
@@ -375,7 +376,7 @@ class Registry:
         keys = [self._keys.in_shard(shard, "owners"), self._keys.in_shard(shard, "deadlines")]
         for item in items:
             keys += [self._keys.of_agent(name, item.agent_id) for name in ("lease", "mail", "agent")]
-        arg = _encode([(item.agent_id, item.owner, str(item.age_ms), item.cancels) for item in items])
+        arg = packed([(item.agent_id, item.owner, str(item.age_ms), item.cancels) for item in items])
         return list(await self._store.run("renew", keys, arg, self.timeout_ms))
 
     async def release(self, releases: Sequence[Release]) -> list[bytes]:
@@ -386,7 +387,7 @@ class Registry:
         keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents", "unfed")]
         for item in items:
             keys += [self._keys.of_agent("agent", item.agent_id), self._keys.of_agent("lease", item.agent_id)]
-        arg = _encode([(i.agent_id, i.owner, i.reason, str(i.age_ms), str(int(i.if_expired))) for i in items])
+        arg = packed([(i.agent_id, i.owner, i.reason, str(i.age_ms), str(int(i.if_expired))) for i in items])
         return list(await self._store.run("release", keys, arg, self._forget_ms))
 
     async def overdue(self, limit: int) -> list[Overdue]:
@@ -424,7 +425,7 @@ class Registry:
             for agent_id in ids:
                 keys += [self._keys.of_agent("agent", agent_id), self._keys.of_agent("mail", agent_id)]
             hosts = await self._store.run(
-                "forget", keys, _encode([[i] for i in ids]), CONNECT_WITHIN_S * 1000, self._forget_ms
+                "forget", keys, packed([[i] for i in ids]), CONNECT_WITHIN_S * 1000, self._forget_ms
             )
             for agent_id, host in zip(ids, hosts, strict=True):
                 if host != b"-":
@@ -480,6 +481,8 @@ async def by_shard(
     call: Callable[[int, list[Item]], Awaitable[list[Reply]]],
 ) -> list[Reply]:
     """Calls once a shard with the items of its agents; the replies in the order of the items."""
+    if keys.shards == 1:
+        return await call(0, list(items))
     groups: dict[int, list[tuple[int, Item]]] = {}
     for place, item in enumerate(items):
         groups.setdefault(keys.shard(agent_of(item)), []).append((place, item))

@@ -115,7 +115,7 @@ class Reports:
         await self._feeds.append_status(statuses)
         for _ in statuses:
             self._statuses.popleft()
-        await self._feeds.paid([(entry.agent_id, "", entry.owed_as) for entry in statuses if entry.kind == "off"])
+        await self._feeds.paid([entry for entry in statuses if entry.kind == "off"])
         return bool(statuses)
 
     async def _write_stats(self) -> bool:

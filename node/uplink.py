@@ -10,6 +10,7 @@ Owns the queues between sockets and Redis; knows neither frames nor scripts. Rul
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
@@ -20,7 +21,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from cluster import messages
+from cluster import messages, reasons
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry
 from cluster.mailbox import APPEND, APPEND_ALONE, OPEN, UNKNOWN, Mailbox, Said
@@ -164,7 +165,8 @@ class Uplink:
         self._now_ms = now_ms
         self._count = count
         self._on_end = on_end
-        self._paid: list[tuple[str, str, str]] = []
+        self._paid: list[ResultEntry] = []
+        self._places = itertools.count()
         self._say_at_s = 0.0
         self.results = Lane("results", self._write_results)
         self.logs = Lane("logs", self._write_logs)
@@ -191,7 +193,7 @@ class Uplink:
         for task_id in session.sent:
             entry = ResultEntry(
                 session.agent_id, task_id, "failed", "-1", LOST, INTERNAL, "0", str(now_ms // 1000), "0", "", str(now_ms),
-                f"end:{session.agent_id}:{task_id}",
+                f"end:{session.agent_id}:{task_id}", next(self._places),
             )  # fmt: skip
             self.results.put(ResultItem(session, "", "lost", entry))
             session.note_end(task_id)  # the lane keeps it from here on, however often Redis is found without the agent
@@ -209,25 +211,22 @@ class Uplink:
         started, finished, size = (str(number or 0) for number in numbers)
         return ResultEntry(
             agent_id, task_id, status, str(result.exit_code or 0), (result.error_msg or "")[:ERROR_CHARS], str(result.error_code or 0),
-            started, finished, size, pointer, str(self._now_ms()), message_id,
+            started, finished, size, pointer, str(self._now_ms()), message_id, next(self._places),
         )  # fmt: skip
 
     # ---- to the feeds
 
     async def _write_results(self, batch: list[ResultItem]) -> None:
-        verdicts = await self._mailbox.settle([_said(item, place) for place, item in enumerate(batch)])
+        verdicts = await self._mailbox.settle([_said(item) for item in batch])
         alone = [item for item, verdict in zip(batch, verdicts, strict=True) if verdict == APPEND_ALONE]
         for item in alone:
             item.entry = replace(item.entry, is_counted=False)
         written = [item for item, verdict in zip(batch, verdicts, strict=True) if _is_for_feed(item, verdict)]
-        self._paid_later([item.entry for item in written if item.entry.is_end])
+        self._paid = [item.entry for item in written if item.entry.is_end]
         await self._feeds.append_results([item.entry for item in written])
         await self._pay()
         self._count_results(batch, written)
         self._count_alone(alone)
-
-    def _paid_later(self, ends: list[ResultEntry]) -> None:
-        self._paid = [(entry.agent_id, entry.task_id, entry.owed_as) for entry in ends]
 
     async def _pay(self) -> None:
         paid, self._paid = self._paid, []
@@ -280,11 +279,15 @@ class Uplink:
         return late
 
 
-def _said(item: ResultItem, place: int) -> Said:
+def _said(item: ResultItem) -> Said:
     entry = item.entry
-    owed = _encode(replace(entry, place=place)).decode() if item.kind in ENDING else ""
-    told = (entry.exit_code, entry.error_msg, entry.error_code)
-    return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed, *told)
+    if item.kind not in ENDING:
+        return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id)
+    owed = _encode(entry).decode()
+    why = reasons.short(entry.error_msg) if entry.error_msg else ""
+    return Said(
+        entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed, entry.exit_code, why, entry.error_code
+    )  # fmt: skip
 
 
 def _is_for_feed(item: ResultItem, verdict: int) -> bool:

@@ -1,4 +1,4 @@
-"""The Lua scripts, by name. Owns how a script's text is put together; knows no connection.
+"""The Lua scripts, by name. Owns how a script's text is put together, and how batches travel to them; knows no connection.
 
 A line `--@include _name` stands for the file of that name, so that what several scripts share is written once.
 """
@@ -6,6 +6,11 @@ A line `--@include _name` stands for the file of that name, so that what several
 import re
 from functools import cache
 from importlib.resources import files
+
+import msgspec
+
+packed = msgspec.msgpack.encode
+"""A batch as one argument. Its values are strings, as Lua's numbers are doubles; MessagePack, because JSON within JSON is escaped twice."""
 
 _INCLUDE = re.compile(r"^--@include (_\w+)$", re.MULTILINE)
 

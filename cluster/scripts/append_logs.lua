@@ -5,7 +5,7 @@
 --@include _time
 local clock, sets, generation_ms = KEYS[2], {KEYS[3], KEYS[4]}, tonumber(ARGV[2])
 --@include _seen
-local items, ids = cjson.decode(ARGV[1]), {}
+local items, ids = cmsgpack.unpack(ARGV[1]), {}
 for i, m in ipairs(items) do ids[i] = m[1] end
 local seen, new = known(ids), {}
 for _, m in ipairs(items) do

@@ -4,7 +4,7 @@
 -- ARGV  1 items: [agent id, epoch, 'on' | 'over' | 'off' | 'any', field, value, ...]
 -- Returns how many were written
 local written = 0
-for _, m in ipairs(cjson.decode(ARGV[1])) do
+for _, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   local newest = redis.call('HGET', KEYS[2], m[1]) or '0'
   local epoch, closed = tonumber(string.match(newest, '^%d+')), string.find(newest, 'x', 1, true)
   local mine = tonumber(m[2])

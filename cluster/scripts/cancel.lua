@@ -5,7 +5,7 @@
 --@include _time
 --@include _end_task
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   local agent, mail, cancels, record = unpack(KEYS, 4 * i, 3 + 4 * i)
   local state = redis.call('HGET', record, 'state')
   local owner = redis.call('HGET', KEYS[1], m[1]) or ''

@@ -35,7 +35,7 @@ local function claim(agent, lease, mail, id, node, boot, address, force, mark)
   return {'ok', epoch, owner or '', p[4] or '0', taken, redis.call('ZCOUNT', mail, '-inf', taken)}
 end
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6])
 end
 return out

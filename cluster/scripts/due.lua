@@ -18,7 +18,7 @@ local function due(agent, mail, cancels, record, id, task)
   return own_end(KEYS[3], KEYS[2], mail, cancels, record, id, task, 'failed', online and 'no result' or 'no result, agent lost', '1004')
 end
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = due(KEYS[4 * i], KEYS[1 + 4 * i], KEYS[2 + 4 * i], KEYS[3 + 4 * i], m[1], m[2])
 end
 return out

@@ -30,7 +30,7 @@ local function enqueue(m, agent, mail, first)
   return {'ok', answer, owner or '', #new}
 end
 local out, k = {}, 3
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = enqueue(m, KEYS[k], KEYS[k + 1], k + 1)
   k = k + 2 + #m[3]
 end

@@ -1,9 +1,9 @@
 -- Accepted tasks are counted into their executions: a host that is new to one is pending there.
--- KEYS  the executions of this batch
--- ARGV  1 items: [index of its execution, host]  2 ms an execution is remembered
+-- KEYS  1 stem of executions
+-- ARGV  1 items: [execution, host]  2 ms an execution is remembered
 -- Returns nothing
-for _, m in ipairs(cjson.decode(ARGV[1])) do
-  local execution = KEYS[tonumber(m[1])]
+for _, m in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local execution = KEYS[1] .. m[1]
   if redis.call('HSETNX', execution, 'h:' .. m[2], 'pending') == 1 then
     redis.call('HINCRBY', execution, 'pending', 1)
     redis.call('HINCRBY', execution, 'total', 1)

@@ -4,7 +4,7 @@
 -- Returns for each item its host_id ('' = none) when it was dropped, else '-'
 --@include _time
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   local agent, mail = KEYS[1 + 2 * i], KEYS[2 + 2 * i]
   local owned = redis.call('HEXISTS', KEYS[1], m[1]) == 1
   if owned or redis.call('EXISTS', mail) == 1 then

@@ -5,7 +5,7 @@
 --@include _time
 --@include _let_go
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   local agent, lease = KEYS[3 + 2 * i], KEYS[4 + 2 * i]
   local left = m[5] == '1' and redis.call('PTTL', lease) or -2
   local owner = redis.call('HGET', KEYS[1], m[1])

@@ -5,7 +5,7 @@
 --         else 1 * (mail never sent) + 2 * (new cancels)
 --@include _time
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   local lease, mail, agent = KEYS[3 * i], KEYS[1 + 3 * i], KEYS[2 + 3 * i]
   local owner = redis.call('HGET', KEYS[1], m[1])
   if owner == m[2] then

@@ -57,7 +57,7 @@ local function take(m, agent, mail, cancels, stem)
   return out
 end
 local out = {}
-for i, m in ipairs(cjson.decode(ARGV[1])) do
+for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = take(m, KEYS[4 * i - 1], KEYS[4 * i], KEYS[4 * i + 1], KEYS[4 * i + 2])
 end
 return out

@@ -14,7 +14,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from cluster import messages, settings
+from cluster import messages, reasons, settings
 from cluster.debts import AGE_S, Debts
 from cluster.feeds import Feeds, ResultEntry
 from cluster.inbox import Inbox
@@ -139,7 +139,7 @@ class Core:
         if verdict == APPEND:
             await self.feeds.append_results([entry])
             if entry.is_end:
-                await self.feeds.paid([(agent_id, task_id, entry.owed_as)])
+                await self.feeds.paid([entry])
         return verdict == APPEND
 
     # ---- looking
@@ -193,7 +193,7 @@ def a_result(agent_id: str, task_id: str, status: str = "success", *, message_id
 
 def said(entry: ResultEntry, kind: str = "end") -> Said:
     owed = encode(entry).decode() if kind in ("end", "lost") else ""
-    told = (entry.exit_code, entry.error_msg, entry.error_code)
+    told = (entry.exit_code, reasons.short(entry.error_msg), entry.error_code)
     return Said(entry.agent_id, entry.task_id, kind, entry.status, entry.message_id, owed, *told)
 
 

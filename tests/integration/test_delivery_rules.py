@@ -245,7 +245,7 @@ class Delivery(RuleBasedStateMachine):
         self.run(self.core.feeds.append_results([entry]))
         self.model.append(task_id, status, message_id)
         if entry.is_end and stop != 2:
-            self.run(self.core.feeds.paid([(self.agent_id, task_id, entry.owed_as)]))
+            self.run(self.core.feeds.paid([entry]))
             self.model.tasks[task_id].is_owed = False
 
     def verdict(self, task_id: str, status: str, message_id: str) -> int:

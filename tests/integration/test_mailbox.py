@@ -805,7 +805,7 @@ async def test_progress_and_end_of_one_batch_are_both_written_when_the_batch_is_
     assert await core.mailbox.settle(batch) == [APPEND, APPEND]  # and Redis does not answer what comes next
     assert await core.mailbox.settle(batch) == [APPEND, APPEND]
     await core.feeds.append_results([progress, end])
-    await core.feeds.paid([(holder.agent_id, "t1", end.owed_as)])
+    await core.feeds.paid([end])
     assert [entry["status"] for entry in await core.feed()] == ["running", "success"]
     assert await core.mailbox.settle(batch) == [0, 0]
 

@@ -531,7 +531,7 @@ async def test_a_cancel_that_the_driver_drops_is_raised_all_the_same(core: Core)
 
     async def read() -> None:
         nonlocal gone_on
-        async with core.store.reader():
+        async with core.store.session():
             with contextlib.suppress(asyncio.CancelledError):  # as the driver does
                 await asyncio.sleep(60)
         gone_on = True
@@ -565,7 +565,7 @@ async def test_what_a_cancelled_task_still_has_to_do_is_done(core: Core) -> None
 async def test_a_time_limit_around_a_call_is_still_a_time_limit(core: Core) -> None:
 
     async def read() -> None:
-        async with asyncio.timeout(0.01), core.store.reader():
+        async with asyncio.timeout(0.01), core.store.session():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
 

@@ -26,7 +26,7 @@ class FakeFeeds:
         self.statuses: list[StatusEntry] = []
         self.stats: list[tuple[str, ...]] = []
         self.calls: list[int] = []
-        self.paid_for: list[tuple[str, str, str]] = []
+        self.paid_for: list[StatusEntry] = []
         self.away = 0
 
     def _answer(self) -> None:
@@ -40,7 +40,7 @@ class FakeFeeds:
             self.calls.append(len(entries))
             self.statuses += entries
 
-    async def paid(self, entries: Sequence[tuple[str, str, str]]) -> None:
+    async def paid(self, entries: Sequence[StatusEntry]) -> None:
         if entries:
             self._answer()
             self.paid_for += entries
@@ -247,7 +247,7 @@ async def test_an_agent_that_goes_at_once_is_told_online_first_and_nothing_is_ow
     await bench.reports.flush()
     assert [(entry.epoch, entry.kind) for entry in bench.feeds.statuses] == [("5", "on"), ("5", "off")]
     assert pairs(bench.feeds.statuses[1].fields)["disconnect_reason"] == "websocket_closed"
-    assert bench.feeds.paid_for == [(AGENT, "", f"s:{AGENT}:5")]
+    assert [entry.owed_as for entry in bench.feeds.paid_for] == [f"s:{AGENT}:5"]
 
 
 async def test_what_was_written_and_not_marked_paid_is_left_to_who_pays_debts(

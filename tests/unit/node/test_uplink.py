@@ -58,9 +58,9 @@ class FakeStore:
         self.logs.append(list(messages_))
         await self._answer("append_logs")
 
-    async def paid(self, entries: Sequence[tuple[str, str, str]]) -> None:
+    async def paid(self, entries: Sequence[ResultEntry]) -> None:
         await self._answer("paid")
-        self.paid_as += [field for *_, field in entries]
+        self.paid_as += [entry.owed_as for entry in entries]
 
 
 class Bench:
