@@ -1,11 +1,12 @@
-"""The admin port of a process: `/livez`, `/readyz`, `/metrics`.
+"""The admin port of a process: `/livez`, `/readyz`, `/metrics`, and of a node `POST /drain`.
 
 Rules: `/livez` answers when the loop does, and never asks Redis. `/readyz` is about taking work: Redis answered of late, and the process
-does not drain; whether agents are connected is no matter.
+does not drain; whether agents are connected is no matter. `/drain` is for the process's own machine: others are refused.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +14,8 @@ from starlette.routing import Route
 
 from cluster import telemetry
 from cluster.redis_client import Store
-from cluster.replies import Edge, app_of, json_reply
+from cluster.refusal import BAD_PARAMETER
+from cluster.replies import Edge, app_of, error_reply, json_reply
 
 PROBE_S = 0.5
 GRACE_S = 5.0  # Redis may be away so long before a process says that it is not ready
@@ -44,8 +46,10 @@ class Readiness:
         return ""
 
 
-def admin_app(readiness: Readiness, render: Callable[[], bytes]) -> Edge:
-    """The app of the admin port."""
+def admin_app(
+    readiness: Readiness, render: Callable[[], bytes], drain: Callable[[], Awaitable[None]] | None = None
+) -> Edge:
+    """The app of the admin port. `drain`: lets all agents go; None = there are none."""
 
     async def livez(_: Request) -> Response:
         return json_reply({"status": "ok"})
@@ -57,5 +61,19 @@ def admin_app(readiness: Readiness, render: Callable[[], bytes]) -> Edge:
     async def metrics(_: Request) -> Response:
         return Response(render(), media_type=telemetry.CONTENT_TYPE)
 
+    async def drained(request: Request) -> Response:
+        if not _is_of_this_machine(request):
+            return error_reply(403, BAD_PARAMETER, "only from this machine: ask a router, POST /api/nodes/{node}/drain")
+        if drain is not None:
+            await drain()
+        return json_reply({"status": "drained"})
+
     routes = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    if drain is not None:
+        routes.append(Route("/drain", drained, methods=["POST"]))
     return app_of(routes)
+
+
+def _is_of_this_machine(request: Request) -> bool:
+    address = ip_address(request.client.host) if request.client else None
+    return address is not None and (getattr(address, "ipv4_mapped", None) or address).is_loopback

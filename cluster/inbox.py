@@ -9,6 +9,8 @@ group, so that no entry can hang between delivered and read; bounded; nothing is
 | `ring` | agent | takes what waits in its mailbox |
 | `send` | agent, epoch, deadline, data | writes the frame, if the epoch is the session's and the time has not run out |
 | `close` | agent, epoch, data = close code | closes that session |
+| `drain`, `undrain` | data = sockets a second | takes no agents and closes those it has, or takes agents again |
+| `move` | data = how many, sockets a second | closes some of its agents, so that they dial again |
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from cluster.registry import Owner
 
 MAX_NOTES = 100_000  # beyond it the oldest go; what they announced is found by renewal
 ORDER_MS = 10_000
+ORDERS = frozenset(("drain", "undrain", "move"))  # for the node itself
 READ_NOTES = 500
 
 
@@ -57,6 +60,11 @@ class Inbox:
         note = Note("send", agent_id, owner.epoch, frame, self._store.now_ms() + ORDER_MS)
         if await self._put([(owner.node, note)]) == [None]:
             raise NotConnected("the agent is not connected")
+
+    async def order(self, node_id: str, kind: str, data: str = "") -> None:
+        """Asks a node for one of ORDERS; repeated, it changes nothing but a `move`. Raises: NotConnected, StoreUnavailable."""
+        if await self._put([(node_id, Note(kind, "", 0, data.encode()))]) == [None]:
+            raise NotConnected("this node is not there any more")
 
     async def _put(self, notes: Sequence[tuple[str, Note]]) -> list[bytes | None]:
         """The ids of the entries; None where there was no inbox."""

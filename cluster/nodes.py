@@ -6,6 +6,7 @@ a second process gets the name only when the first one's announcement has run ou
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,10 +23,15 @@ RETRY_S = 0.2
 INBOX_MS = 60_000  # a node that stalls keeps what came for it so long
 
 STARTING, READY, DRAINING = "starting", "ready", "draining"
+DEAD = "dead"  # it holds agents whose leases still run, and says nothing any more
 
 
 class Node(Struct, frozen=True):
-    """A node as it announces itself. `handover` is its Unix socket, "" when it takes connections on a port only."""
+    """A node as it announces itself.
+
+    `handover` is its Unix socket, "" when it takes connections on a port only; `load` its agents; `since_ms` when its state began;
+    `supervisor` the process that restarts it, on its machine, "" = none of ours; `cpu_percent` of one CPU, over the last beat.
+    """
 
     id: str
     boot: str
@@ -36,6 +42,10 @@ class Node(Struct, frozen=True):
     load: int = 0
     pid: int = 0
     machine: str = ""
+    host: str = ""
+    supervisor: str = ""
+    since_ms: int = 0
+    cpu_percent: int = 0
 
 
 class NodeDirectory:
@@ -50,7 +60,8 @@ class NodeDirectory:
         keys = [self._keys.node(node.id), self._keys.inbox(node.id)]
         fields: Mapping[str, str | int] = {
             "state": node.state, "handover": node.handover, "address": node.address,
-            "admin": node.admin, "load": node.load, "pid": node.pid, "machine": node.machine,
+            "admin": node.admin, "load": node.load, "pid": node.pid, "machine": node.machine, "host": node.host,
+            "supervisor": node.supervisor, "since": node.since_ms, "cpu": node.cpu_percent,
         }  # fmt: skip
         flat = [part for pair in fields.items() for part in pair]
         if not await self._store.run("announce", keys, ALIVE_MS, INBOX_MS, int(is_entering), node.boot, *flat):
@@ -125,12 +136,18 @@ def _node(node_id: str, row: dict[bytes, bytes]) -> Node:
     return Node(
         node_id, texts["boot"], texts.get("state", ""), texts.get("handover", ""), texts.get("address", ""),
         texts.get("admin", ""), int(texts.get("load", 0)), int(texts.get("pid", 0)),
-        texts.get("machine", ""),
+        texts.get("machine", ""), texts.get("host", ""), texts.get("supervisor", ""), int(texts.get("since", 0)),
+        int(texts.get("cpu", 0)),
     )  # fmt: skip
 
 
 def _lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def supervisor_of(machine: str, *, is_supervised: bool) -> str:
+    """The name of the process that restarts this one; "" when nobody of ours does."""
+    return f"{machine}:{os.getppid()}" if is_supervised else ""
 
 
 def this_machine() -> str:

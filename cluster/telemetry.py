@@ -234,6 +234,20 @@ class Counters(Collector):
             raise ValueError(f"metric {name!r} is there already")
 
 
+class CpuShare:
+    """How much of a CPU this process used since it was asked last, in percent."""
+
+    def __init__(self) -> None:
+        self._used_s, self._at_s = time.process_time(), time.monotonic()
+
+    def read(self) -> int:
+        """From the last reading to now."""
+        used_s, at_s = time.process_time(), time.monotonic()
+        share = (used_s - self._used_s) / max(at_s - self._at_s, 0.001)
+        self._used_s, self._at_s = used_s, at_s
+        return round(100 * share)
+
+
 class LoopLag:
     """How late this process's event loop runs what is due: the worst of the last 10 to 20 s, in seconds."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.routing import Route, WebSocketRoute
 
-from cluster import nodes, registration, serving, telemetry, verification
+from cluster import nodes, ports, programs, registration, serving, telemetry, verification
 from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
 from cluster.control_plane import ControlPlane
@@ -32,7 +32,8 @@ from node import polling
 from node.adoption import Adoption
 from node.crew import EVENTS, NodeCrew
 from node.delivery import Courier
-from node.drain import drain
+from node.doors import Doors
+from node.drain import Drain
 from node.endpoint import AgentEndpoint, no_such_path
 from node.handshake import Handshake
 from node.hub import Hub
@@ -44,7 +45,6 @@ from node.session import Patience
 from node.uplink import Uplink
 from node.wheel import Wheel
 
-DRAIN_S = 12.0  # a node's part of the stop budget
 FREEZE_EVERY_S = 30.0  # after waves of connects: a full collection at 18,000 connections takes 6 to 12 ms
 
 
@@ -63,7 +63,9 @@ class NodeProcess:
         self._crew = crew = NodeCrew(store, events)
         self._boot = secrets.token_hex(8)
         self._machine = nodes.this_machine()
-        self._state = nodes.STARTING
+        self._cpu = telemetry.CpuShare()
+        self._cpu_percent = 0
+        self._addresses = {"address": "", "admin": ""}
         self._hub = Hub()
         self._directory = NodeDirectory(store)
         self._registry = Registry(
@@ -92,8 +94,13 @@ class NodeProcess:
         self._server = serving.server(
             self._app(), serving.limits_of(settings.server), self._handshake(), serving.tls_context(settings.server)
         )
+        self._doors = Doors(
+            self._hub, Drain(self._hub, self._courier, self._uplink, self._presence, self._reports), self._readiness,
+            Adoption(options.handover, self._server.make_websocket) if options.handover else None,
+            announce=self._announce, now_ms=store.now_ms,
+        )  # fmt: skip
         self._admin = serving.server(
-            admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
+            admin_app(self._readiness, self._counters.render, self._doors.drain), serving.limits_of(settings.server)
         )
         self._gauges()
 
@@ -108,7 +115,7 @@ class NodeProcess:
             self._crew, self._hub, self._registry, self._presence,
             max_connections=settings.agent.max_connections,
             patience=Patience(settings.websocket.max_bad_frames, settings.websocket.max_messages_per_s),
-            allowed_origins=settings.websocket.allowed_origins, may_enter=lambda: self._state == nodes.READY,
+            allowed_origins=settings.websocket.allowed_origins, may_enter=lambda: self._doors.are_open,
             count=lambda reason: self._crew.count(f"refused_{reason}"),
         )  # fmt: skip
         routes = [
@@ -166,6 +173,7 @@ class NodeProcess:
         """Serves until it is told to stop. Raises: StartError."""
         options, stop, side = self._options, stop_event(), SideTasks()
         admin, public = options.admin_socket(), options.sockets()
+        self._addresses = {"address": ports.url(public[0]) if public else "", "admin": ports.url(admin)}
         self._wheel.start(asyncio.get_running_loop())
         side.start((("admin", self._admin.serve_on([admin])), ("redis probe", self._readiness.watch())))
         try:
@@ -173,9 +181,9 @@ class NodeProcess:
                 side.start(self._loops())
                 side.start((("server", self._server.serve_on(public)),))
                 await side.reached(self._server.is_listening)
-                adoption = await self._open()
+                await self._open()
                 await side.watch(stop)
-                await self._drain(adoption)
+                await self._end()
         finally:
             self._server.should_exit = self._admin.should_exit = True
             await side.ended("server", serving.STOP_S)  # what was asked is still answered
@@ -186,23 +194,16 @@ class NodeProcess:
         await await_store(self._options, self._store)
         await self._directory.enter(self._node())
 
-    async def _open(self) -> Adoption | None:
-        adoption = Adoption(self._options.handover, self._server.make_websocket) if self._options.handover else None
-        if adoption is not None:
-            await adoption.start()
-        self._state = nodes.READY
-        with contextlib.suppress(StoreUnavailable):  # the next beat says it
-            await self._announce()
-        self._readiness.is_serving = True
+    async def _open(self) -> None:
+        await self._doors.open()
         trim_memory()
         self._options.tell_ready()
-        return adoption
 
     def _loops(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         return [
             ("uplink results", self._uplink.results.run()),
             ("uplink logs", self._uplink.logs.run()),
-            ("inbox", self._courier.read_inbox()),
+            ("inbox", self._courier.read_inbox(self._doors.on_order)),
             ("delivery", self._courier.deliver()),
             ("renewal", self._presence.renew()),
             ("reports", self._reports.run()),
@@ -214,6 +215,7 @@ class NodeProcess:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(nodes.BEAT_S)
+            self._cpu_percent = self._cpu.read()
             try:
                 await self._store.sync_clock()
                 await self._store.agree()  # a Redis that came back empty learns what was agreed on
@@ -229,11 +231,16 @@ class NodeProcess:
         return Node(
             self._options.id,
             self._boot,
-            self._state,
+            self._doors.state,
             handover=self._options.handover,
             load=len(self._hub),
             pid=os.getpid(),
             machine=self._machine,
+            host=programs.host_name(),
+            supervisor=nodes.supervisor_of(self._machine, is_supervised=self._options.is_supervised),
+            since_ms=self._doors.since_ms or self._store.now_ms(),
+            cpu_percent=self._cpu_percent,
+            **self._addresses,
         )
 
     async def _freeze(self) -> None:
@@ -247,17 +254,8 @@ class NodeProcess:
                 gc.collect()
                 gc.freeze()
 
-    async def _drain(self, adoption: Adoption | None) -> None:
-        self._state = nodes.DRAINING
-        self._readiness.is_serving = False
-        if adoption is not None:
-            adoption.stop()
-        with contextlib.suppress(StoreUnavailable):
-            await self._announce()
-        await asyncio.gather(
-            drain(self._hub, self._uplink, self._presence, self._reports, DRAIN_S),
-            *((self._poller.stop(),) if self._poller else ()),
-        )
+    async def _end(self) -> None:
+        await asyncio.gather(self._doors.end(), *((self._poller.stop(),) if self._poller else ()))
         with contextlib.suppress(StoreUnavailable):
             await self._directory.leave(self._node())
 

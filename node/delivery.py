@@ -6,17 +6,20 @@ Owns the reading of this node's inbox; knows neither scripts nor how a socket wr
 - A session that does not read is not handed more; it is looked after again when it has drained.
 - After a claim, what earlier sessions were handed is judged twice: shortly after (an outbox may bring results first) for tasks of an
   earlier process of the agent, and after the grace for tasks without a sign of life.
+- What was marked is written: before a socket is closed on purpose nothing more is marked for it, and what is under way is waited for.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from cluster import close_codes, messages
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
-from cluster.inbox import Inbox, Note
+from cluster.inbox import ORDERS, Inbox, Note
 from cluster.mailbox import Delivery, Mailbox, Take, Taken
 from node.frames import text_frame
 from node.hub import Hub
@@ -45,6 +48,8 @@ class Courier:
         self._grace_s = redelivery_grace_s
         self._now_ms = now_ms
         self._count = count
+        self._marking: Counter[Session] = Counter()  # for whom a call that marks tasks is under way
+        self._marked = asyncio.Event()
         self._rung: dict[str, Session] = {}
         self._wake = asyncio.Event()
         self._resuming: set[asyncio.Task[None]] = set()
@@ -69,14 +74,14 @@ class Courier:
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
 
-    async def read_inbox(self) -> None:
-        """Follows this node's inbox, for ever."""
+    async def read_inbox(self, on_order: Callable[[Note], None]) -> None:
+        """Follows this node's inbox, for ever; `on_order` gets what is for the node itself."""
         last, trimmed = "0", 0
         while True:
             try:
                 last, notes = await self._inbox.read(self._node_id, last)
                 for note in notes:
-                    self._on_note(note)
+                    (on_order if note.kind in ORDERS else self._on_note)(note)
                 trimmed += len(notes)
                 if trimmed >= TRIM_EVERY:
                     trimmed = 0
@@ -107,19 +112,25 @@ class Courier:
             if not sessions:
                 self._wake.clear()
                 continue
-            try:
-                deliveries = await self._mailbox.take([_take(session) for session in sessions])
-            except StoreUnavailable:
-                self._rung.update((s.agent_id, s) for s in sessions if s.agent_id not in self._rung)
+            with self._marks(sessions):
+                is_answered = await self._deliver(sessions)
+            if not is_answered:
                 await asyncio.sleep(RETRY_S)
-                continue
-            for session, delivery in zip(sessions, deliveries, strict=True):
-                self._write(session, delivery)
+
+    async def _deliver(self, sessions: list[Session]) -> bool:
+        try:
+            deliveries = await self._mailbox.take([_take(session) for session in sessions])
+        except StoreUnavailable:
+            self._rung.update((s.agent_id, s) for s in sessions if s.agent_id not in self._rung)
+            return False
+        for session, delivery in zip(sessions, deliveries, strict=True):
+            self._write(session, delivery)
+        return True
 
     def _next(self) -> list[Session]:
         """Those that are to be served now. Who does not read is left out: its link says when it has drained."""
         rung, self._rung = self._rung, {}
-        ready = [session for session in rung.values() if session.is_writable]
+        ready = [session for session in rung.values() if session.is_writable and not session.is_leaving]
         self._rung.update((session.agent_id, session) for session in ready[TAKES:])
         return ready[:TAKES]
 
@@ -157,6 +168,25 @@ class Courier:
         if frames:
             session.send_frames(b"".join(map(text_frame, frames)))
 
+    # ---- before sockets are closed on purpose
+
+    async def leave(self, sessions: Sequence[Session]) -> None:
+        """Marks nothing more for these sessions; returns once all that was marked for them is written."""
+        for session in sessions:
+            session.is_leaving = True
+        while any(session in self._marking for session in sessions):
+            self._marked.clear()
+            await self._marked.wait()
+
+    @contextlib.contextmanager
+    def _marks(self, sessions: Sequence[Session]) -> Iterator[None]:
+        self._marking.update(sessions)
+        try:
+            yield
+        finally:
+            self._marking -= Counter(sessions)
+            self._marked.set()
+
     # ---- what earlier sessions were handed
 
     async def _resume(self, session: Session) -> None:
@@ -167,16 +197,17 @@ class Courier:
 
     async def _resume_phase(self, session: Session, phase: str) -> None:
         again, after = False, 0
-        while await _is_writable_again(session):
+        while await _is_writable_again(session) and not session.is_leaving:
             try:
-                resumed = await self._mailbox.resume(
-                    session.agent_id, session.owner, session.claimed_at, phase=phase, again=again, after=after
-                )
+                with self._marks([session]):
+                    resumed = await self._mailbox.resume(
+                        session.agent_id, session.owner, session.claimed_at, phase=phase, again=again, after=after
+                    )
+                    self._send(session, resumed.tasks, [])
             except StoreUnavailable:
                 again = True
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._send(session, resumed.tasks, [])
             await self._pay(resumed.owed)
             if not resumed.go_on:
                 return

@@ -14,7 +14,7 @@ Owns the rhythm of renewal; knows neither frames nor tasks. Rules:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from cluster import close_codes
 from cluster.batching import Batcher
@@ -42,7 +42,9 @@ from node.session import Session
 AWAY_S = 90.0
 RENEW_ITEMS = 500  # in one call
 RETRY_S = 0.25
-SLICE = 200  # sockets closed in one go
+SLICE = 200  # sockets closed in one go, at the most
+SLICE_S = 0.05
+FAST_PER_S = SLICE / SLICE_S
 
 logger = logging.getLogger(__name__)
 
@@ -213,9 +215,16 @@ def _renewal(session: Session) -> Renewal:
     return Renewal(session.agent_id, session.owner, session.age_ms, session.cancels)
 
 
-async def close_in_slices(sessions: list[Session], code: int, reason: str, pause_s: float = 0.05) -> None:
-    """Closes sessions a slice at a time, so that not all agents come back in one moment."""
-    for start in range(0, len(sessions), SLICE):
-        for session in sessions[start : start + SLICE]:
+def slices(sessions: Sequence[Session], per_s: float) -> Iterator[tuple[Sequence[Session], float]]:
+    """Parts to be closed in one go, each with the pause in s that is to follow; so that not all agents come back in one moment."""
+    size = max(1, min(SLICE, int(per_s * SLICE_S)))
+    for start in range(0, len(sessions), size):
+        yield sessions[start : start + size], size / per_s if start + size < len(sessions) else 0.0
+
+
+async def close_in_slices(sessions: Sequence[Session], code: int, reason: str, per_s: float = FAST_PER_S) -> None:
+    """Closes sessions a slice at a time."""
+    for part, pause_s in slices(sessions, per_s):
+        for session in part:
             session.close(code, reason)
-        await asyncio.sleep(pause_s if start + SLICE < len(sessions) else 0)
+        await asyncio.sleep(pause_s)

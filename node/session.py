@@ -144,6 +144,7 @@ class Session:
         "cursor",
         "epoch",
         "heartbeat",
+        "is_leaving",
         "link",
         "live",
         "owner",
@@ -165,6 +166,7 @@ class Session:
         self.live: dict[str, int] = {}  # tasks known to be open, and when that was asked
         self.tally: Tally | None = None
         self.reason = "websocket_closed"  # what its end will be called
+        self.is_leaving = False  # it is to be closed soon: nothing more is marked sent for it
         self._batches: dict[str, tuple[str, ...]] | None = None
         self._sent: dict[str, None] | None = None
         self._age_ms = 0
@@ -287,6 +289,11 @@ class Session:
         self.send(messages.ack(message_id))
 
     # ---- what the agent is told
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected, and nobody has said goodbye."""
+        return self.link is not None and self.link.is_open
 
     @property
     def is_writable(self) -> bool:

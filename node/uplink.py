@@ -79,10 +79,10 @@ class Lane(Generic[Item]):
         self._write: Callable[[list[Item]], Awaitable[None]] = write
         self._queue: deque[Item] = deque()
         self._bytes = 0
+        self._done = 0  # items written so far
+        self._progress = asyncio.Event()
         self._held: set[Session] = set()
         self._filled = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._emptied.set()
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -92,7 +92,6 @@ class Lane(Generic[Item]):
         self._queue.append(item)
         self._bytes += item.size
         self._filled.set()
-        self._emptied.clear()
         if (len(self._queue) > FULL_ITEMS or self._bytes > FULL_BYTES) and item.session.link is not None:
             item.session.link.pause()
             self._held.add(item.session)
@@ -107,9 +106,12 @@ class Lane(Generic[Item]):
             _acknowledge(batch)
             self._drop(batch)
 
-    async def drained(self) -> None:
-        """Returns when nothing waits any more."""
-        await self._emptied.wait()
+    async def caught_up(self) -> None:
+        """Returns when all that has come so far is written and acked."""
+        last = self._done + len(self._queue)
+        while self._done < last:
+            self._progress.clear()
+            await self._progress.wait()
 
     def _next_batch(self) -> list[Item]:
         batch: list[Item] = []
@@ -132,9 +134,10 @@ class Lane(Generic[Item]):
     def _drop(self, batch: Sequence[Item]) -> None:
         for _ in batch:
             self._bytes -= self._queue.popleft().size
+        self._done += len(batch)
+        self._progress.set()
         if not self._queue:
             self._filled.clear()
-            self._emptied.set()
         if self._held and len(self._queue) < FULL_ITEMS // 2 and self._bytes < FULL_BYTES // 2:
             held, self._held = self._held, set()
             for session in held:

@@ -84,6 +84,7 @@ class Bench:
         self.store = FakeStore()
         self.hub = Hub()
         self.counted: Counter[str] = Counter()
+        self.orders: list[Note] = []
         self.courier = Courier(
             "n1", self.hub, cast("Inbox", self.store), cast("Mailbox", self.store), cast("Feeds", self.store),
             redelivery_grace_s=GRACE_S, now_ms=lambda: NOW_MS, count=self.count,
@@ -102,7 +103,10 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        loops = [asyncio.create_task(self.courier.deliver()), asyncio.create_task(self.courier.read_inbox())]
+        loops = [
+            asyncio.create_task(self.courier.deliver()),
+            asyncio.create_task(self.courier.read_inbox(self.orders.append)),
+        ]
         try:
             yield
         finally:
@@ -468,3 +472,51 @@ async def test_ends_that_redis_does_not_take_stay_owed(bench: Bench) -> None:
         await eventually(lambda: len(bench.store.resumes) < 2)
     assert tasks_told(session) == ["t1"]
     assert bench.store.paid == []
+
+
+# ---- before sockets are closed on purpose ----
+
+
+async def test_who_leaves_is_written_what_was_marked_before_and_nothing_is_marked_after(bench: Bench) -> None:
+    """A task that is marked for a socket which closes waits for the grace of the next one."""
+    session, other = bench.connected(), bench.connected("other")
+    bench.delivers(session, Delivery(taken("1"), [], "0", False), Delivery(taken("2"), [], "0", False))
+    bench.store.open.clear()
+    async with bench.running():
+        bench.courier.ring(session)
+        await eventually(lambda: "no take is under way" if not bench.store.takes else "")
+        leaving = asyncio.create_task(bench.courier.leave([session]))
+        await asyncio.sleep(0.02)
+        assert not leaving.done()
+        bench.store.open.set()
+        await asyncio.wait_for(leaving, 5)
+        assert tasks_told(session) == ["1"]
+        bench.courier.ring(session)
+        bench.courier.ring(other)
+        await eventually(lambda: "the other one waits" if len(bench.store.takes) < 2 else "")
+    assert [[take.agent_id for take in takes] for takes in bench.store.takes] == [[AGENT], ["other"]]
+
+
+async def test_who_leaves_is_not_handed_again_what_earlier_sessions_had(bench: Bench) -> None:
+    session = bench.connected(unended=1)
+    async with bench.running():
+        bench.courier.start(session)
+        await bench.courier.leave([session])
+        await asyncio.sleep(3 * GRACE_S)
+    assert not bench.store.resumes
+
+
+async def test_leaving_does_not_wait_for_takes_of_others(bench: Bench) -> None:
+    session, other = bench.connected(), bench.connected("other")
+    bench.store.open.clear()
+    async with bench.running():
+        bench.courier.ring(other)
+        await eventually(lambda: "no take is under way" if not bench.store.takes else "")
+        await asyncio.wait_for(bench.courier.leave([session]), 1)
+
+
+async def test_an_order_for_the_node_itself_is_passed_on(bench: Bench) -> None:
+    async with bench.running():
+        bench.store.notes.put_nowait([Note("drain", "", data=b"500")])
+        await eventually(lambda: "" if bench.orders else "no order")
+    assert [order.kind for order in bench.orders] == ["drain"]

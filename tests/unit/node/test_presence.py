@@ -397,7 +397,7 @@ async def test_releases_that_come_together_share_a_call_and_one_without_redis_is
 
 async def test_sockets_are_closed_a_slice_at_a_time() -> None:
     sessions = [a_session(agent_id=f"a{n}") for n in range(2 * SLICE + 1)]
-    closing = asyncio.create_task(close_in_slices(sessions, close_codes.RESTARTING, "drained", pause_s=0.01))
+    closing = asyncio.create_task(close_in_slices(sessions, close_codes.RESTARTING, "drained", per_s=100 * SLICE))
     seen = set()
     while not closing.done():
         await asyncio.sleep(0)

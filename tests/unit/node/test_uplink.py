@@ -83,7 +83,7 @@ class Bench:
         self.uplink.put_log(session, message_id, task_id, [LogLine(content=line) for line in lines or ("x",)])
 
     async def drained(self) -> None:
-        await asyncio.wait_for(asyncio.gather(self.uplink.results.drained(), self.uplink.logs.drained()), 5)
+        await asyncio.wait_for(asyncio.gather(self.uplink.results.caught_up(), self.uplink.logs.caught_up()), 5)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
