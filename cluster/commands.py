@@ -16,7 +16,15 @@ import typer
 
 from cluster import cli, programs
 from cluster import config as configuration
-from cluster.client import commands_agent, commands_agents, commands_demo, commands_streams, commands_tasks
+from cluster.client import (
+    commands_agent,
+    commands_agents,
+    commands_demo,
+    commands_nodes,
+    commands_restart,
+    commands_streams,
+    commands_tasks,
+)
 from cluster.client.options import ConfigFile
 from cluster.errors import ConfigError
 
@@ -145,7 +153,9 @@ def router(  # noqa: PLR0913, PLR0917 - an argument a flag
 app.command()(commands_agent.agent)
 app.command()(commands_demo.demo)
 app.command()(commands_agents.status)
+app.command()(commands_restart.restart)
 app.add_typer(commands_agents.app, name="agents")
+app.add_typer(commands_nodes.app, name="nodes")
 app.add_typer(commands_tasks.app, name="tasks")
 app.add_typer(commands_streams.app, name="streams")
 

@@ -53,6 +53,10 @@ class UnknownTask(PeerError):
     """The agent has no such task."""
 
 
+class UnknownNode(PeerError):
+    """No node that lives has this id."""
+
+
 class TaskConflict(PeerError):
     """The task id was used before, with other bytes."""
 

@@ -140,6 +140,13 @@ class Control(Struct, frozen=True):
     reason: str | None = None
 
 
+class NodeOrder(Struct, frozen=True):
+    """The body of an order to a node: how many agents, how many a second."""
+
+    agents: int | None = None
+    per_second: float | None = None
+
+
 class Upgrade(Struct, frozen=True):
     """The body of an upgrade call."""
 

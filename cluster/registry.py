@@ -10,6 +10,7 @@ Owns the keys `owners`, `agent`, `agents`, `lease`, `deadlines` and `host`; know
 import re
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -331,6 +332,16 @@ class Registry:
                 pipe.hlen(self._keys.in_shard(shard, "owners"))
             counts = await pipe.execute()
         return sum(counts[::2]), sum(counts[1::2])
+
+    async def held(self) -> dict[tuple[str, str], int]:
+        """How many agents the claims of each process hold: by node and boot. Raises: StoreUnavailable."""
+        held: Counter[tuple[str, str]] = Counter()
+        async with self._store.session() as client:
+            for shard in range(self._keys.shards):
+                async for _, value in client.hscan_iter(self._keys.in_shard(shard, "owners"), count=PAGE):
+                    owner = _owner(value)
+                    held[owner.node, owner.boot] += 1
+        return held
 
     async def owner(self, agent_id: str) -> Owner | None:
         """Who owns the agent now."""

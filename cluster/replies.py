@@ -40,6 +40,7 @@ _ANSWERS: dict[type[Exception], tuple[int, int]] = {
     errors.Refused: (403, BAD_PARAMETER),
     errors.UnknownAgent: (404, NOT_FOUND),
     errors.UnknownTask: (404, NOT_FOUND),
+    errors.UnknownNode: (404, NOT_FOUND),
     errors.TaskConflict: (409, BAD_PARAMETER),
     errors.TooManyNew: (429, BAD_PARAMETER),
     errors.MailboxFull: (503, INTERNAL),

@@ -30,6 +30,7 @@ from router.agents import AgentCalls
 from router.handover import Handover, HandoverProtocol, Target
 from router.in_time import InTime
 from router.itself import SelfCalls
+from router.nodes import NodeCalls
 from router.reaper import Reaper
 from router.signature import RequireSignature
 from router.tasks import TaskCalls
@@ -41,9 +42,9 @@ SWEPT = ("lease_expired", "task_overdue", "entry_paid", "entry_trimmed", "agent_
 class NodeWatch:
     """Which nodes live, as of half a second ago."""
 
-    def __init__(self, store: Store, handover: Handover) -> None:
+    def __init__(self, store: Store, directory: NodeDirectory, handover: Handover) -> None:
         self._store = store
-        self._directory = NodeDirectory(store)
+        self._directory = directory
         self._handover = handover
         self._alive: set[tuple[str, str]] = set()
         self._machine = nodes.this_machine()
@@ -79,7 +80,8 @@ class RouterProcess:
         tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", acceptance.OUTCOMES)
         swept = self._counters.tally("swept", "What time ended", "type", SWEPT)
         self._handover = Handover()
-        self._nodes = NodeWatch(store, self._handover)
+        directory = NodeDirectory(store)
+        self._nodes = NodeWatch(store, directory, self._handover)
         self._registry = Registry(
             store, settings.agent.heartbeat_timeout_s, settings.agent.forget_after_s, settings.agent.max_takeovers
         )
@@ -88,6 +90,7 @@ class RouterProcess:
         self._task_calls = TaskCalls(
             self._registry, mailbox, self._feeds, inbox, Acceptance(mailbox, self._feeds, inbox, tasks)
         )
+        self._node_calls = NodeCalls(directory, self._registry, inbox)
         self._agent_calls = AgentCalls(self._registry, self._feeds, inbox, store.now_ms, self._nodes.is_alive)
         self._reaper = Reaper(
             store, self._registry, mailbox, self._feeds, inbox, Trimmer(store, settings),
@@ -123,7 +126,7 @@ class RouterProcess:
             counts=self._registrations(), verification=self._verification(),
         )  # fmt: skip
         tasks, agents = self._task_calls, self._agent_calls
-        itself = SelfCalls(is_supervised=self._options.is_supervised)
+        itself = SelfCalls(self._options.id, is_supervised=self._options.is_supervised)
         return [
             _post("/api/agents/register", register.register),
             Call("/api/agents", agents.list, methods=["GET"]),
@@ -136,6 +139,11 @@ class RouterProcess:
             _post("/api/agents/{agent}/control", agents.control),
             _post("/api/agents/{agent}/upgrade", agents.upgrade),
             Call("/api/metrics", agents.metrics, methods=["GET"]),
+            Call("/api/nodes", self._node_calls.show, methods=["GET"]),
+            _post("/api/nodes/{node}/drain", self._node_calls.drain),
+            _post("/api/nodes/{node}/undrain", self._node_calls.undrain),
+            _post("/api/nodes/{node}/move", self._node_calls.move),
+            Call("/api/self", itself.show, methods=["GET"]),
             _post("/api/self/control", itself.control),
             _post("/api/self/upgrade", itself.upgrade),
         ]

@@ -1,6 +1,7 @@
-"""The control plane's calls about this server: restart it, and why it does not upgrade itself."""
+"""The control plane's calls about this server: who it is, restart it, and why it does not upgrade itself."""
 
 import os
+import secrets
 import signal
 
 from starlette.background import BackgroundTask
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from cluster import messages
 from cluster.errors import BadInput
 from cluster.messages import Control
+from cluster.nodes import supervisor_of, this_machine
 from cluster.replies import INTERNAL, error_reply, json_reply
 
 UPGRADE = (
@@ -20,8 +22,15 @@ UPGRADE = (
 class SelfCalls:
     """Starlette endpoints."""
 
-    def __init__(self, *, is_supervised: bool) -> None:
+    def __init__(self, router_id: str, *, is_supervised: bool) -> None:
+        self._id = router_id
+        self._boot = secrets.token_hex(8)
         self._is_supervised = is_supervised
+
+    async def show(self, _: Request) -> Response:
+        """Which router answers: another boot after its restart; and who restarts it."""
+        supervisor = supervisor_of(this_machine(), is_supervised=self._is_supervised)
+        return json_reply({"id": self._id, "boot": self._boot, "supervisor": supervisor})
 
     async def control(self, request: Request) -> Response:
         """A rolling restart, if a supervisor runs this cluster; answered at once."""

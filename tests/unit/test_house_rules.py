@@ -42,6 +42,7 @@ ONLY_HERE = {
         "cluster.serving": "runs uvicorn on an app",
         "router.in_time": "answers control calls that take too long",
         "router.itself": "control calls about this server",
+        "router.nodes": "an operator's calls about nodes",
     },
     "uvicorn": {
         "cluster.serving": "runs uvicorn as this project does",
