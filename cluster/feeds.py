@@ -110,13 +110,18 @@ def number(value: float) -> str:
 
 
 def _result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
-    message, task = _hash("m", entry.agent_id, entry.message_id), _hash("t", entry.agent_id, entry.task_id)
+    message, task = _hash("m", entry.agent_id, entry.message_id), end_mark(entry.agent_id, entry.task_id)
     return message, task, *messages.execution_of(entry.task_id), entry
 
 
 def _hash(*parts: str) -> str:
     """63 bits of a message's identity, in decimal: Redis keeps such members as integers."""
     return str(int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest()) >> 1)
+
+
+def end_mark(agent_id: str, task_id: str) -> str:
+    """What the results feed remembers of a task whose end it has."""
+    return _hash("t", agent_id, task_id)
 
 
 LogSlice = tuple[str, list[list[str]]]
@@ -243,5 +248,5 @@ class Feeds:
         for entry in entries:
             shards.setdefault(self._keys.shard(entry.agent_id), []).append(entry.owed_as)
         for shard, fields in shards.items():
-            keys = [self._keys.in_shard(shard, name) for name in ("unfed", "task:")]
+            keys = [self._keys.in_shard(shard, name) for name in ("unfed", "task:", "ledger")]
             await self._store.run("fed", keys, packed(fields), RECORD_MS)

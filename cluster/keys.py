@@ -17,6 +17,7 @@ An agent belongs to a shard, a hash of its id; the keys of a shard carry one has
 | `<p>{s}:strangers:<id>` | string, PX | 25 h | how often it spoke of tasks that nobody knows |
 | `<p>{s}:due` | zset | - | `<id>:<task>` -> ms at which it must have ended |
 | `<p>{s}:unfed` | hash | - | message id -> entry owed to a feed |
+| `<p>{s}:ledger` | hash | - | how many tasks were accepted and ended, how many entries owed and paid |
 | `<p>host:<host_id>` | string | until forgotten | agent id |
 | `<p>node:{<id>}` | hash, PX | 4 s after the last beat | boot, address, load, state |
 | `<p>nodes` | set | - | node ids |
@@ -48,7 +49,7 @@ class Keys:
         return crc32(agent_id.encode()) % self.shards if self.shards > 1 else 0
 
     def in_shard(self, shard: int, name: str) -> str:
-        """A key of a shard: `owners`, `agents`, `deadlines`, `due`, `unfed`, or the head of a per-agent key."""
+        """A key of a shard: `owners`, `agents`, `deadlines`, `due`, `unfed`, `ledger`, or the head of a per-agent key."""
         return self._tags[shard] + name
 
     def of_agent(self, name: str, agent_id: str) -> str:

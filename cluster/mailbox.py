@@ -158,6 +158,7 @@ class Mailbox:
         for post in posts:
             keys += [self._keys.of_agent(name, post.agent_id) for name in ("agent", "mail")]
             keys += [self._keys.task(post.agent_id, task.id) for task in post.tasks]
+        keys.append(self._keys.in_shard(shard, "ledger"))
         arg = packed([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
         replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open)
         return [self._answer(reply) for reply in replies]
@@ -199,7 +200,7 @@ class Mailbox:
         shard = self._keys.shard(agent_id)
         keys = [self._keys.in_shard(shard, name) for name in ("owners", "due", "unfed")]
         keys += [self._keys.of_agent(name, agent_id) for name in ("agent", "mail", "cancels")]
-        keys.append(self._keys.task(agent_id, ""))
+        keys += [self._keys.task(agent_id, ""), self._keys.in_shard(shard, "ledger")]
         reply = await self._store.run(
             "resume", keys, agent_id, owner, cursor, phase, int(again), self._config.on_agent_restart,
             self._config.max_attempts, self._grace_ms, after, TAKE_TASKS, TAKE_BYTES,
@@ -213,9 +214,8 @@ class Mailbox:
         return await by_shard(self._keys, said, lambda item: item.agent_id, self._settle)
 
     async def _settle(self, shard: int, said: list[Said]) -> list[int]:
-        keys = [
-            self._keys.in_shard(shard, name) for name in ("unfed", "due", "mail:", "cancels:", "task:", "strangers:")
-        ]
+        stems = ("mail:", "cancels:", "task:", "strangers:")
+        keys = [self._keys.in_shard(shard, name) for name in ("unfed", "due", *stems, "ledger")]
         return list(await self._store.run("settle", keys, packed(said), STRANGERS, RECORD_MS))
 
     async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
@@ -245,7 +245,7 @@ class Mailbox:
         for agent_id, task_id in items:
             keys += [self._keys.of_agent(name, agent_id) for name in ("agent", "mail", "cancels")]
             keys.append(self._keys.task(agent_id, task_id))
-        return keys
+        return [*keys, self._keys.in_shard(shard, "ledger")]
 
     # ---- looking
 

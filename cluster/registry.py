@@ -398,6 +398,7 @@ class Registry:
         keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents", "unfed")]
         for item in items:
             keys += [self._keys.of_agent("agent", item.agent_id), self._keys.of_agent("lease", item.agent_id)]
+        keys.append(self._keys.in_shard(shard, "ledger"))
         arg = packed([(i.agent_id, i.owner, i.reason, str(i.age_ms), str(int(i.if_expired))) for i in items])
         return list(await self._store.run("release", keys, arg, self._forget_ms))
 
@@ -452,7 +453,8 @@ class Registry:
         shard = self._keys.shard(agent_id)
         keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents", "unfed", "due")]
         keys += [self._keys.of_agent(name, agent_id) for name in ("agent", "lease", "mail", "cancels")]
-        reply = await self._store.run("revoke", [*keys, self._keys.task(agent_id, "")], agent_id)
+        keys += [self._keys.task(agent_id, ""), self._keys.in_shard(shard, "ledger")]
+        reply = await self._store.run("revoke", keys, agent_id)
         if reply[0] == b"unknown":
             raise UnknownAgent("no such agent")
         await self._free_host(reply[3], agent_id)

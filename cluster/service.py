@@ -24,6 +24,7 @@ import uvloop
 from cluster import cancelling, config, telemetry
 from cluster.config import Loaded
 from cluster.errors import ConfigError, StartError, StoreAway, StoreUnavailable
+from cluster.ledger import Ledger
 from cluster.redis_client import Store, check
 
 CLEAN, FAILED, USAGE = 0, 1, 2
@@ -168,6 +169,7 @@ async def await_store(options: Options, store: Store) -> None:
             await check(options.loaded.settings.redis)
             await store.sync_clock()
             await store.agree()
+            await Ledger(store).books()  # opened before this process changes anything
         except (StoreAway, StoreUnavailable) as error:
             if not told:
                 logger.warning("waiting: %s", error)

@@ -15,6 +15,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
+from cluster.ledger import Ledger
 from cluster.mailbox import Mailbox
 from cluster.nodes import NodeDirectory
 from cluster.proxies import TrustedProxies
@@ -27,6 +28,7 @@ from cluster.service import Options, SideTasks, await_store, new_store, stop_eve
 from cluster.trimming import Trimmer
 from cluster.verification import Verification
 from router.agents import AgentCalls
+from router.bookkeeping import Bookkeeping
 from router.handover import Handover, HandoverProtocol, Target
 from router.in_time import InTime
 from router.itself import SelfCalls
@@ -96,6 +98,7 @@ class RouterProcess:
             store, self._registry, mailbox, self._feeds, inbox, Trimmer(store, settings),
             is_alive=self._nodes.is_alive, counts=swept,
         )  # fmt: skip
+        self._bookkeeping = Bookkeeping(Ledger(store), self._counters)
         self._readiness = Readiness(store)
         self._server = serving.server(
             self._app(),
@@ -169,6 +172,7 @@ class RouterProcess:
         try:
             if await unless_stopped(stop, await_store(self._options, self._store)):
                 side.start((("node watch", self._nodes.run()), ("reaper", self._reaper.run())))
+                side.start((("bookkeeping", self._bookkeeping.run()),))
                 await side.reached(self._server.is_listening)
                 self._readiness.is_serving = True
                 trim_memory()

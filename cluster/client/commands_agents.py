@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.client import agents as known
-from cluster.client.options import AsJson, ConfigFile, Url, cluster_of, put, put_json, say
+from cluster.client.options import AsJson, ConfigFile, DataDir, RedisUrl, Url, cluster_of, put, put_json, say
 from cluster.client.tables import age, labels, pairs, shown, table
 from cluster.errors import ConfigError
 
@@ -23,12 +23,32 @@ Label = Annotated[str, typer.Option(metavar="KEY[=VALUE]", help="Those that bear
 Node = Annotated[str, typer.Option(metavar="NODE", help="Those that this node holds.")]
 Search = Annotated[str, typer.Option(metavar="TEXT", help="Those with this in their name, hostname or id.")]
 
+IsCheck = Annotated[
+    bool, typer.Option("--check", help="Ask Redis whether all adds up, and name what does not; exit code 1 then.")
+]
+IsDeep = Annotated[
+    bool, typer.Option("--deep", help="As --check, over every record that is kept and what the feed remembers.")
+]
+
 _STATES = {"active": "online", "inactive": "offline"}  # the API's words, and ours
 _HEADS = ("NAME", "STATUS", "HEARD", "HOST ID", "NODE", "ID", "OS", "LABELS")
 
 
-def status(config: ConfigFile = None, url: Url = None, as_json: AsJson = False) -> None:
-    """Show whether the cluster answers, and how many agents it has."""
+def status(
+    config: ConfigFile = None,
+    url: Url = None,
+    as_json: AsJson = False,
+    is_check: IsCheck = False,
+    is_deep: IsDeep = False,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Show whether the cluster answers and how many agents it has; with --check, whether every task is accounted for."""
+    if is_check or is_deep:
+        from cluster.client import commands_check  # noqa: PLC0415 - the driver takes longer to import than the rest
+
+        commands_check.check(cluster_of(config, url, redis_url, data_dir), is_deep=is_deep, as_json=as_json)
+        return
     api = cluster_of(config, url).api()
     counts = api.get("api", "metrics")
     held = Counter(agent["node"] for agent in api.get("api", "agents", query={"status": "active"})["agents"])

@@ -34,7 +34,8 @@ def redis_of(settings: Settings) -> Redis:
     if redis.enabled:
         return msgspec.structs.replace(redis, allow_eviction=True)  # the cluster has judged it
     try:
-        return Redis(enabled=True, url=embedded.running_url(Path(settings.cluster.data_dir)))
+        url = embedded.running_url(Path(settings.cluster.data_dir))
+        return Redis(enabled=True, url=url, prefix=redis.prefix)
     except StartError as error:
         raise Failed(f"{error}; --redis-url or --data-dir say where the cluster's is") from error
 

@@ -2,10 +2,11 @@
 -- The owed entry is written first, so that a full Redis refuses before anything changed. The record is made anew of what outlives the
 -- task: a hash that once held a task's JSON keeps the costly encoding, a small new one has the compact one (a third of the memory).
 -- `r`: what `look` found in the record. `error_msg` is short (cluster/reasons.py): it is told to whoever asks for the task.
+--@include _ledger
 local LOOKED_AT = {'state', 'by', 'ended', 'sum', 'answer', 'created', 'sent', 'attempts', 'cancel'}
 local function look(record) return redis.call('HMGET', record, unpack(LOOKED_AT)) end
 local function end_task(unfed, due, mail, cancels, record, r, agent, task, status, by, entry, exit_code, error_msg, error_code)
-  redis.call('HSET', unfed, 'r:' .. agent .. ':' .. task, entry)
+  book('owed', redis.call('HSET', unfed, 'r:' .. agent .. ':' .. task, entry))
   local kept = {'state', status, 'by', by, 'ended', int(now_ms)}
   local function keep(name, value) kept[#kept + 1] = name kept[#kept + 1] = value end
   for i = 4, #LOOKED_AT do if r[i] then keep(LOOKED_AT[i], r[i]) end end
@@ -15,6 +16,7 @@ local function end_task(unfed, due, mail, cancels, record, r, agent, task, statu
   if r[1] then redis.call('DEL', record) end
   redis.call('HSET', record, unpack(kept))
   if r[1] then
+    book('ended', 1)
     redis.call('ZREM', mail, task)
     redis.call('ZREM', due, agent .. ':' .. task)
     if r[9] then redis.call('ZREM', cancels, task) end

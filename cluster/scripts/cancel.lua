@@ -1,5 +1,5 @@
 -- Cancels: what was never sent ends here; what was sent is remembered as cancelled, and told on every session until it ends.
--- KEYS  1 owners  2 due  3 unfed  then for each item: agent, mail, cancels, record
+-- KEYS  1 owners  2 due  3 unfed  then for each item: agent, mail, cancels, record; last: ledger
 -- ARGV  1 items: [agent id, task id]
 -- Returns for each item {'unknown', owner or ''}, {'ended', status}, {'dropped', entry owed to the results feed} or {'kept', owner or ''}
 --@include _time
@@ -20,4 +20,5 @@ for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
     out[i] = {'kept', owner}
   else out[i] = {'ended', state} end
 end
+close_books()
 return out

@@ -1,6 +1,6 @@
 -- Tasks whose time has come. Never sent: expired before delivery. Sent: it had its working time and the grace since its agent was last
 -- heard; while its agent is online the end is put off, at the most until the ttl (an agent may queue tasks, or may have given a result up).
--- KEYS  1 owners  2 due  3 unfed  then for each item: agent, mail, cancels, record
+-- KEYS  1 owners  2 due  3 unfed  then for each item: agent, mail, cancels, record; last: ledger
 -- ARGV  1 items: [agent id, task id]  2 ttl ms  3 grace ms after the work
 -- Returns for each item the entry owed to the results feed, or '' when it has not ended
 --@include _time
@@ -21,4 +21,5 @@ local out = {}
 for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = due(KEYS[4 * i], KEYS[1 + 4 * i], KEYS[2 + 4 * i], KEYS[3 + 4 * i], m[1], m[2])
 end
+close_books()
 return out

@@ -1,8 +1,9 @@
 -- Tasks are accepted into mailboxes: all of an item or none of it. The task id is the idempotency key.
--- KEYS  1 owners  2 due  then for each item: agent, mail, and its tasks' records
+-- KEYS  1 owners  2 due  then for each item: agent, mail, and its tasks' records; last: ledger
 -- ARGV  1 items: [agent id, batch or '', [[task id, JSON, digest of it, ms it may work], ...]]  2 ttl ms  3 open tasks allowed an agent
 -- Returns for each item {'ok', 'dispatched' or 'pending', owner or '', new tasks}, {'unknown'}, {'full'} or {'conflict', task id}
 --@include _time
+--@include _ledger
 local function refusal(m, agent, mail, first)
   local p = redis.call('HMGET', agent, 'token_hash', 'revoked')
   if not p[1] or p[2] then return {'unknown'} end
@@ -27,6 +28,7 @@ local function enqueue(m, agent, mail, first)
     redis.call('ZADD', mail, redis.call('HINCRBY', agent, 'seq', 1), t[1])
     redis.call('ZADD', KEYS[2], now_ms + ARGV[2], m[1] .. ':' .. t[1])
   end
+  book('accepted', #new)
   return {'ok', answer, owner or '', #new}
 end
 local out, k = {}, 3
@@ -34,4 +36,5 @@ for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = enqueue(m, KEYS[k], KEYS[k + 1], k + 1)
   k = k + 2 + #m[3]
 end
+close_books()
 return out

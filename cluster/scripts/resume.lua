@@ -1,7 +1,7 @@
 -- After a claim: what earlier sessions were sent and did not end. A task sent to an earlier process of the agent (an older incarnation)
 -- fails or goes again, by configuration; one sent to the same process without a sign of life goes again after the grace.
 -- A cancel replaces redelivery; running out of attempts stops redelivery and ends nothing.
--- KEYS  1 owners  2 due  3 unfed  4 agent  5 mail  6 cancels  7 stem of its task records
+-- KEYS  1 owners  2 due  3 unfed  4 agent  5 mail  6 cancels  7 stem of its task records  8 ledger
 -- ARGV  1 id  2 owner  3 cursor at the claim  4 'claim' or 'grace'  5 '1' = also what this epoch was handed before (its reply was lost)
 --       6 'fail' or 'redeliver' on an agent restart  7 attempts allowed  8 grace ms after the work  9 seq behind which to begin
 --       10 tasks at most  11 bytes after which no further task is begun
@@ -37,4 +37,5 @@ for i = 1, #sent, 2 do
     bytes, batch = bytes + #r[6], r[7]
   end
 end
+close_books()
 return out

@@ -1,5 +1,5 @@
 -- An operator forgets an agent: its token is refused from here on, its ownership ends, its open tasks end as failed.
--- KEYS  1 owners  2 deadlines  3 agents  4 unfed  5 due  6 agent  7 lease  8 mail  9 cancels  10 stem of its task records
+-- KEYS  1 owners  2 deadlines  3 agents  4 unfed  5 due  6 agent  7 lease  8 mail  9 cancels  10 stem of its task records  11 ledger
 -- ARGV  1 id
 -- Returns {'unknown'} or {'ok', owner or '', offline entry or '', host_id, entries owed to the results feed...}
 --@include _time
@@ -19,4 +19,5 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 local epoch = redis.call('HGET', KEYS[6], 'epoch')
 redis.call('DEL', KEYS[6])
 redis.call('HSET', KEYS[6], 'revoked', int(now_ms), 'epoch', epoch or '0')
+close_books()
 return out

@@ -3,7 +3,7 @@
 -- Progress is appended as long as its task's end is owed: the end may be of the same batch, tried again. The feed refuses it after the end.
 -- What is said of tasks without a record is taken; beyond a number of such messages an agent's leave none.
 -- What belongs to an agent is declared by its stem, with the ids behind it: same hash tag, same slot.
--- KEYS  1 unfed  2 due  3 stem of mailboxes  4 stem of cancels  5 stem of records  6 stem of strangers
+-- KEYS  1 unfed  2 due  3 stem of mailboxes  4 stem of cancels  5 stem of records  6 stem of strangers  7 ledger
 -- ARGV  1 items: [agent id, task id, 'end' | 'lost' | 'progress' | 'life', status, message id, entry (JSON), exit code, error message, error code]
 --       2 messages of one agent about tasks without a record that leave something behind  3 ms in which they are counted
 -- Returns for each item: 1 append it and ack, 2 the same, but let it leave nothing else behind, 0 ack only; for 'life' the ms at which the task ended, 0 when it is open, -1 when unknown
@@ -22,7 +22,7 @@ local function settle(m)
   local open = state == 'pending' or state == 'sent' or state == 'running'
   local owed = not open and state and redis.call('HEXISTS', KEYS[1], 'r:' .. agent .. ':' .. task) == 1
   if not state and (kind == 'end' or kind == 'progress') and not is_kept(KEYS[6] .. agent) then
-    if kind == 'end' then redis.call('HSET', KEYS[1], 'r:' .. agent .. ':' .. task, m[6]) end
+    if kind == 'end' then book('owed', redis.call('HSET', KEYS[1], 'r:' .. agent .. ':' .. task, m[6])) end
     return 2
   end
   if kind == 'end' or kind == 'lost' then
@@ -38,4 +38,5 @@ local function settle(m)
 end
 local out = {}
 for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do out[i] = settle(m) end
+close_books()
 return out

@@ -18,7 +18,7 @@ def slots(*keys: str) -> set[int]:
 
 
 def shard_keys(keys: Keys, shard: int) -> list[str]:
-    return [keys.in_shard(shard, name) for name in ("owners", "agents", "deadlines", "due", "unfed")]
+    return [keys.in_shard(shard, name) for name in ("owners", "agents", "deadlines", "due", "unfed", "ledger")]
 
 
 @pytest.mark.parametrize("shards", [1, 64])
