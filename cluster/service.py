@@ -217,6 +217,8 @@ class SideTasks:
         await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:
             if task.done():
+                if isinstance(error := task.exception(), StartError):  # said on purpose: it is the one line
+                    raise error
                 logger.critical("%s ended", task.get_name(), exc_info=task.exception())
                 raise StartError(f"{task.get_name()} ended: {task.exception()!r}")
 

@@ -131,6 +131,32 @@ async def _holds_some(cluster: ClusterProcess, node: str) -> str:
     return "" if (await agents_of(cluster))[node] else f"{node} holds nobody"
 
 
+async def test_an_agent_that_does_not_read_holds_up_neither_the_drain_nor_the_others(
+    cluster: ClusterProcess, say: Say
+) -> None:
+    recorder = Recorder()
+    control_plane = ControlPlane(cluster.url, recorder=recorder)
+    async with Fleet(cluster.url, 8, recorder=recorder, timings=SOON_BACK) as fleet:
+        await fleet.connected()
+        stuck = fleet.agents[0]
+        stuck.stop_reading()
+        large = [new_task(1, command="x" * (1 << 20)) for _ in range(8)]
+        assert (await control_plane.post_batch(1, large)).status == 200
+        shown: Any = (await control_plane.agent("1")).json()
+        node, others = shown["node"], [agent for agent in fleet.agents if agent is not stuck]
+        began_s, closed = time.monotonic(), len(recorder.of(Closed))
+        drain = asyncio.create_task(ran(cluster, "nodes", "drain", node))
+        await eventually(lambda: "nobody was let go" if len(recorder.of(Closed)) == closed else "", 20.0)
+        first_s = time.monotonic()
+        await eventually(lambda: [a.identity.name for a in others if not a.is_connected], 5.0)
+        others_s = time.monotonic() - first_s
+        await drain
+        took_s = time.monotonic() - began_s
+        say(f"others were back after {others_s:.2f} s; drained after {took_s:.1f} s")
+        assert (await agents_of(cluster))[node] == 0
+        assert took_s < 20
+
+
 async def test_a_hook_beside_the_node_drains_it(cluster: ClusterProcess) -> None:
     """What preStop runs: by the admin port of its own machine."""
     recorder = Recorder()
