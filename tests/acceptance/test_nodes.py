@@ -19,8 +19,9 @@ from tests.support.cluster_process import ClusterProcess
 from tests.support.control_plane import ControlPlane, new_task
 from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
+from tests.support.go_wire import ENDS
 from tests.support.ledger import Ledger
-from tests.support.recorder import Closed, Opened, Recorder
+from tests.support.recorder import Closed, Entry, Opened, Posted, Recorder
 from tests.support.required_redis import require_redis
 from tests.support.said import Say
 from tests.support.simulated_fleet import Fleet
@@ -129,6 +130,42 @@ async def test_a_drained_node_stays_up_empty_and_takes_agents_again(cluster: Clu
 
 async def _holds_some(cluster: ClusterProcess, node: str) -> str:
     return "" if (await agents_of(cluster))[node] else f"{node} holds nobody"
+
+
+async def test_no_task_waits_for_the_grace_because_its_agent_was_let_go_of(cluster: ClusterProcess, say: Say) -> None:
+    """A task that is marked for a socket which closes before it is written goes again after 40 s."""
+    recorder = Recorder()
+    control_plane = ControlPlane(cluster.url, recorder=recorder)
+    async with fleet_of(cluster, recorder) as fleet, load_on(cluster, recorder) as load:
+        for round_ in range(6):
+            node = f"n{1 + round_ % 2}"
+            answer = await control_plane.call("POST", f"/api/nodes/{node}/drain", b'{"per_second": 200}')
+            assert answer.status == 200, answer
+            await eventually(lambda node=node: _holds_nobody(cluster, node), 20.0, every_s=0.2)  # type: ignore[misc]
+            await fleet.connected()
+            await control_plane.call("POST", f"/api/nodes/{node}/undrain")
+            await eventually(lambda node=node: _is_ready(cluster, node), 20.0, every_s=0.2)  # type: ignore[misc]
+    assert set(load.statuses) == {200}, load.statuses
+    slowest_s = _slowest_s(recorder)
+    say(f"6 drains under load: the slowest of {load.statuses[200]} tasks took {slowest_s:.1f} s")
+    assert slowest_s < 30
+    _judge(recorder, say)
+
+
+async def _is_ready(cluster: ClusterProcess, node: str) -> str:
+    state: str = (await listed(cluster))[node]["state"]
+    return "" if state == "ready" else state
+
+
+def _slowest_s(recorder: Recorder) -> float:
+    """From the POST to the terminal entry."""
+    posted_s = {task.task_id: event.at_s for event in recorder.of(Posted) for task in event.tasks}
+    ended_s = {
+        event.fields["task_id"]: event.at_s
+        for event in recorder.of(Entry)
+        if event.feed == "results" and event.fields["status"] in ENDS
+    }
+    return max(at_s - posted_s[task_id] for task_id, at_s in ended_s.items())
 
 
 async def test_an_agent_that_does_not_read_holds_up_neither_the_drain_nor_the_others(
