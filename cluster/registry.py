@@ -1,6 +1,6 @@
 """Who an agent is and who owns it: profiles, claims, leases.
 
-Owns the keys `owners`, `agent`, `agents`, `lease`, `deadlines` and `host`; knows nothing of tasks or sockets. Rules:
+Owns the keys `owners`, `agent`, `agents`, `lease` and `deadlines`; knows nothing of tasks or sockets. Rules:
 
 - Ownership is compared and changed inside scripts only. An epoch is given out once, even after Redis came back empty.
 - The lease's expiry is the heartbeat timeout and the only authority on whether an agent lives; times are Redis's, ages are ours.
@@ -20,6 +20,7 @@ from msgspec import Raw, Struct
 from cluster import security
 from cluster.batching import Batcher
 from cluster.errors import BadInput, Refused, UnknownAgent
+from cluster.hosts import Hosts
 from cluster.keys import Keys
 from cluster.redis_client import Store
 from cluster.redis_line import Command
@@ -160,6 +161,7 @@ class Registry:
         self.timeout_ms = int(heartbeat_timeout_s * 1000)
         self._forget_ms = int(forget_after_s * 1000)
         self._max_takeovers = max_takeovers
+        self._hosts = Hosts(store, self.timeout_ms)
         self._profiles: Batcher[str, Profile | None] = Batcher("profiles", self.profiles)
 
     # ---- who it is
@@ -196,40 +198,8 @@ class Registry:
             raise Refused("this token was revoked")
         if reply[0] == b"unknown":
             raise UnknownAgent("unknown token")
-        kept = await self._set_host(agent_id, host_id, reply[3])
-        return Registered(agent_id, bool(reply[2]), reply[1], kept)
-
-    async def _set_host(self, agent_id: str, host_id: int, before: bytes) -> bool:
-        """Gives a registered agent the host id it asks for; whether that stays with another instead."""
-        kept = host_id != 0 and not await self._take_host(host_id, agent_id)
-        host = "" if kept or not host_id else str(host_id)
-        if before.decode() != host:
-            async with self._store.session() as client:
-                await client.hset(self._keys.of_agent("agent", agent_id), "host_id", host)
-            await self._free_host(before, agent_id)
-        return kept
-
-    async def _take_host(self, host_id: int, agent_id: str) -> bool:
-        """Whether the host id is now this agent's. It stays with another that is online, or was within the heartbeat timeout."""
-        key = self._keys.host(str(host_id))
-        if await self._store.run("compare_and_set", [key], "", agent_id):  # it was nobody's, or is this agent's
-            return True
-        async with self._store.session() as client:
-            holder = (await client.get(key) or b"").decode()
-        if holder and await self._lives(holder):
-            return False
-        is_taken = bool(await self._store.run("compare_and_set", [key], holder, agent_id))
-        if is_taken and holder:
-            await self._store.run("leave_host", [self._keys.of_agent("agent", holder)], host_id)
-        return is_taken
-
-    async def _lives(self, agent_id: str) -> bool:
-        async with self._store.session() as client:
-            pipe = client.pipeline(transaction=False)
-            pipe.exists(self._keys.of_agent("lease", agent_id))
-            pipe.hget(self._keys.of_agent("agent", agent_id), "last_seen")
-            leased, last_seen = await pipe.execute()
-        return bool(leased) or self._store.now_ms() - int(last_seen or 0) < self.timeout_ms
+        is_given = await self._hosts.give(agent_id, host_id, reply[3])
+        return Registered(agent_id, bool(reply[2]), reply[1], not is_given)
 
     async def profile(self, agent_id: str) -> Profile | None:
         """One profile with its owner; None when there is no such agent."""
@@ -310,10 +280,10 @@ class Registry:
             raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
         if not reference.isdigit():
             return reference
-        [agent_id] = await self._store.ask(("GET", self._keys.host(str(int(reference)))))
+        agent_id = await self._hosts.agent_of(int(reference))
         if agent_id is None:
             raise UnknownAgent("no agent has this host id")
-        return bytes(agent_id).decode()
+        return agent_id
 
     async def ids(self) -> list[str]:
         """All agents in the directory."""
@@ -441,7 +411,7 @@ class Registry:
             )
             for agent_id, host in zip(ids, hosts, strict=True):
                 if host != b"-":
-                    await self._free_host(host, agent_id)
+                    await self._hosts.free(host, agent_id)
                     dropped.append(agent_id)
         return dropped
 
@@ -457,12 +427,8 @@ class Registry:
         reply = await self._store.run("revoke", keys, agent_id)
         if reply[0] == b"unknown":
             raise UnknownAgent("no such agent")
-        await self._free_host(reply[3], agent_id)
+        await self._hosts.free(reply[3], agent_id)
         return Owner.parse(reply[1]), reply[2], reply[4:]
-
-    async def _free_host(self, host_id: bytes, agent_id: str) -> None:
-        if host_id:
-            await self._store.run("compare_and_set", [self._keys.host(host_id.decode())], agent_id, "")
 
     # ---- shards
 
