@@ -275,7 +275,8 @@ class Session:
         """Over the limit reading stops until the next second; who goes on for too long is closed."""
         limit, now = self._patience.max_messages_per_s, self.link.wheel.now if self.link else 0
         if now != self._second:
-            self._flooded_s = self._flooded_s + 1 if self._in_second > limit else 0
+            is_next = now - self._second <= 2  # reading goes on a second later, which may be at the end of the next one
+            self._flooded_s = self._flooded_s + 1 if is_next and self._in_second > limit else 0
             self._second, self._in_second = now, 0
         self._in_second += 1
         if self._flooded_s >= FLOOD_S:

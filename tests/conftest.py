@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import uvloop
 
+from tests.support.machines import Machines
 from tests.support.redis_server import RedisServer, Version
 from tests.support.required_redis import require_redis
 from tests.support.said import Say, sayer, tell
@@ -29,7 +30,7 @@ if not os.environ.get("CI"):  # in CI, Hypothesis chooses a profile of its own: 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="faults: the long form, every fault many times")
+    parser.addoption("--long", action="store_true", help="faults, machines, fuzz: the long form")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -57,6 +58,11 @@ def say(request: pytest.FixtureRequest) -> Say:
 @pytest.fixture(scope="session")
 def is_long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def machines(say: Say, is_long: bool) -> Machines:
+    return Machines(say, is_long=is_long)
 
 
 @pytest.fixture(scope="session", params=["6.2", "7.0"], ids=lambda version: f"redis-{version}")

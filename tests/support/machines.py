@@ -1,0 +1,56 @@
+"""How state machines are run: the same examples each time, or, in the long form, many others from a seed that is told.
+
+`MACHINE_SEED` repeats a long run, `MACHINE_EXAMPLES` says how far it looks. With `MACHINE_SHRINK` a counterexample is made short, for up to five minutes (give pytest
+`-o faulthandler_timeout=900`); else it is told as it was found. It becomes a test of its own, so nothing is kept between runs.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+import hypothesis
+from hypothesis import Phase
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.support.said import Say
+
+
+class Machines:
+    """Runs machines for one test."""
+
+    def __init__(self, say: Say, *, is_long: bool) -> None:
+        self._say = say
+        self._is_long = is_long
+
+    def run(self, machine: Callable[[], RuleBasedStateMachine], *, short: int, long: int, steps: int) -> None:
+        """So many examples of at most so many steps. Raises: what the machine finds."""
+        examples = int(os.environ.get("MACHINE_EXAMPLES") or (long if self._is_long else short))
+        settings = hypothesis.settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            derandomize=not self._is_long,
+            print_blob=False,
+            phases=[Phase.generate, *([Phase.shrink] if os.environ.get("MACHINE_SHRINK") else [])],
+            report_multiple_bugs=False,  # one is mended at a time, and each takes its time to be made short
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        began_s = time.monotonic()
+        if self._is_long:
+            seed = int(os.environ.get("MACHINE_SEED") or random.getrandbits(32))
+            self._say(f"MACHINE_SEED={seed}")
+            machine = _seeded(machine, seed)
+        run_state_machine_as_test(machine, settings=settings)  # type: ignore[no-untyped-call]
+        self._say(f"{examples} examples of up to {steps} steps in {time.monotonic() - began_s:.1f} s")
+
+
+def _seeded(machine: Callable[[], RuleBasedStateMachine], seed: int) -> Callable[[], RuleBasedStateMachine]:
+    """As `hypothesis.seed` does for tests."""
+
+    def make() -> RuleBasedStateMachine:
+        return machine()
+
+    make._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
+    return make
