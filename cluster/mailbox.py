@@ -66,12 +66,13 @@ class Take(Struct, frozen=True, gc=False):
 
 
 class Delivery(Struct, frozen=True):
-    """What a session is to write: tasks in order, then cancels."""
+    """What a session is to write: tasks in order, then cancels. Once it is written, `cursor` and `cancels` are what it knows."""
 
     tasks: list[Taken]
     cancelled: list[str]
     cancels: str
     more: bool
+    cursor: int
 
 
 class Resumed(Struct, frozen=True):
@@ -293,8 +294,9 @@ def _task_state(values: Sequence[str]) -> TaskState | None:
 def _delivery(reply: list[Any]) -> Delivery | None:
     if reply[0] == b"lost":
         return None
-    _, cancels, more, cancelled, *tasks = reply
-    return Delivery(_tasks(tasks), [task_id.decode() for task_id in cancelled], cancels.decode(), bool(more))
+    _, cancels, more, cancelled, cursor, *tasks = reply
+    ids = [task_id.decode() for task_id in cancelled]
+    return Delivery(_tasks(tasks), ids, cancels.decode(), bool(more), int(cursor))
 
 
 def _tasks(flat: list[bytes]) -> list[Taken]:

@@ -141,8 +141,7 @@ class Courier:
         if not session.is_writable:  # it stopped reading meanwhile; once it has drained the same is handed out again
             return
         self._send(session, delivery.tasks, delivery.cancelled)
-        if delivery.tasks:
-            session.cursor = max(session.cursor, delivery.tasks[-1].seq)
+        session.cursor = max(session.cursor, delivery.cursor)
         session.cancels = delivery.cancels
         if delivery.more:
             self.ring(session)

@@ -4,7 +4,8 @@
 -- KEYS  1 owners  2 due  then for each item: agent, mail, cancels, stem of its task records
 -- ARGV  1 items: [id, owner, cursor, cancels known]  2 tasks at most, of all items  3 bytes after which no further task is begun, of all
 --       4 grace ms after the work
--- Returns for each item {'lost'} or {'ok', cancels, 1 if more waits, cancelled tasks, task, seq, batch, JSON, task, seq, ...}
+-- Returns for each item {'lost'} or {'ok', cancels, 1 if more waits, cancelled tasks, the cursor to go on from, task, seq, batch, JSON, task, seq, ...}
+-- The cursor passes what needs no handing out (a sign of life came first); else a caller would be told of more at the same place, for ever.
 --@include _time
 local room, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 local function hand_out(out, m, stem, waiting, epoch, incarnation)
@@ -43,15 +44,16 @@ local function complete(waiting, mail, stem)
 end
 local function take(m, agent, mail, cancels, stem)
   if redis.call('HGET', KEYS[1], m[1]) ~= m[2] then return {'lost'} end
-  if room <= 0 or bytes <= 0 then return {'ok', m[4], 1, {}} end
+  if room <= 0 or bytes <= 0 then return {'ok', m[4], 1, {}, m[3]} end
   local p = redis.call('HMGET', agent, 'taken', 'claimed_as', 'cancels')
   local taken = tonumber(p[1] or 0)
   local after = math.min(tonumber(m[3]), taken) -- a Redis that lost its last second counts behind the caller
   local waiting = redis.call('ZRANGEBYSCORE', mail, '(' .. int(after), '+inf', 'WITHSCORES', 'LIMIT', 0, room)
-  local out = {'ok', p[3] or '0', #waiting >= 2 * room and 1 or 0, {}}
+  local out = {'ok', p[3] or '0', #waiting >= 2 * room and 1 or 0, {}, m[3]}
   if #waiting >= 2 * room then complete(waiting, mail, stem) end
   local last = hand_out(out, m, stem, waiting, string.match(m[2], '[^:]+$'), p[2] or '0')
   if last > taken then redis.call('HSET', agent, 'taken', int(last)) end
+  if last > tonumber(m[3]) then out[5] = int(last) end
   if out[2] ~= m[4] then out[4] = redis.call('ZRANGEBYSCORE', cancels, '(' .. m[4], '+inf') end
   room = room - #waiting / 2
   return out

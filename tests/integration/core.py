@@ -116,7 +116,7 @@ class Core:
         """One take, after which the session stands where the courier would have it."""
         (delivery,) = await self.mailbox.take([Take(holder.agent_id, holder.owner, holder.cursor, holder.cancels)])
         if delivery is not None:
-            holder.cursor = max([holder.cursor, *(task.seq for task in delivery.tasks)])
+            holder.cursor = delivery.cursor
             holder.cancels = delivery.cancels
         return delivery
 

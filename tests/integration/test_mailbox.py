@@ -1075,4 +1075,4 @@ async def test_nothing_is_left_of_a_task_but_its_record(core: Core) -> None:
 
 
 async def test_a_delivery_of_nothing_is_empty(core: Core) -> None:
-    assert await core.deliver(await core.connected()) == Delivery([], [], "0", more=False)
+    assert await core.deliver(await core.connected()) == Delivery([], [], "0", more=False, cursor=0)

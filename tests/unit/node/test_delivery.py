@@ -21,7 +21,7 @@ from node.session import Session
 from tests.support.eventually import eventually
 from tests.unit.node.session_bench import AGENT, NOW_MS, a_claim, a_session, link_of
 
-NOTHING = Delivery([], [], "0", False)
+NOTHING = Delivery([], [], "0", more=False, cursor=0)
 GRACE_S = 0.05
 
 
@@ -132,6 +132,13 @@ def taken(*ids: str, batch: str = "", first: int = 1) -> list[Taken]:
     return [Taken(task_id, first + n, batch, b'{"id":"%b"}' % task_id.encode()) for n, task_id in enumerate(ids)]
 
 
+def a_delivery(
+    tasks: list[Taken], cancelled: Sequence[str] = (), cancels: str = "0", *, more: bool = False
+) -> Delivery:
+    """What a take hands out; the cursor is behind the last of it."""
+    return Delivery(tasks, list(cancelled), cancels, more, cursor=max([0, *(task.seq for task in tasks)]))
+
+
 def told(session: Session) -> list[dict[str, Any]]:
     return [json.loads(payload) for payload in link_of(session).sent]
 
@@ -149,7 +156,7 @@ def tasks_told(session: Session) -> list[str]:
 
 async def test_a_ring_takes_and_writes_in_order(bench: Bench) -> None:
     session = bench.connected(taken=4)
-    bench.delivers(session, Delivery(taken("t5", "t6", first=5), [], "0", False))
+    bench.delivers(session, a_delivery(taken("t5", "t6", first=5), [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: tasks_told(session) != ["t5", "t6"])
@@ -191,13 +198,21 @@ async def test_a_take_is_for_no_more_agents_than_one_call_may_carry(bench: Bench
 
 async def test_what_did_not_fit_is_taken_next(bench: Bench) -> None:
     session = bench.connected()
-    bench.delivers(
-        session, Delivery(taken("t1"), [], "0", more=True), Delivery(taken("t2", first=2), [], "0", more=False)
-    )
+    bench.delivers(session, a_delivery(taken("t1"), [], "0", more=True), a_delivery(taken("t2", first=2), [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: tasks_told(session) != ["t1", "t2"])
     assert [call[0].cursor for call in bench.store.takes] == [0, 1]
+
+
+async def test_what_needs_no_handing_out_is_passed(bench: Bench) -> None:
+    """Else the same place is looked at for ever, and nothing behind it is delivered."""
+    session = bench.connected()
+    bench.delivers(session, Delivery([], [], "0", more=True, cursor=7), a_delivery(taken("t8", first=8)))
+    async with bench.running():
+        bench.courier.ring(session)
+        await eventually(lambda: tasks_told(session) != ["t8"])
+    assert [call[0].cursor for call in bench.store.takes] == [0, 7]
 
 
 async def test_the_tasks_of_a_batch_call_are_one_frame_and_keep_their_place(bench: Bench) -> None:
@@ -208,7 +223,7 @@ async def test_the_tasks_of_a_batch_call_are_one_frame_and_keep_their_place(benc
         *taken("t4", batch="b2", first=4),
         *taken("t5", first=5),
     ]
-    bench.delivers(session, Delivery(tasks, [], "0", more=False))
+    bench.delivers(session, a_delivery(tasks, [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: len(tasks_told(session)) != 5)
@@ -223,7 +238,7 @@ async def test_a_take_that_redis_did_not_answer_writes_nothing_and_is_tried_agai
 ) -> None:
     session = bench.connected(taken=3)
     bench.store.away["take"] = 2
-    bench.delivers(session, Delivery(taken("t4", first=4), [], "0", more=False))
+    bench.delivers(session, a_delivery(taken("t4", first=4), [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: tasks_told(session) != ["t4"])
@@ -233,7 +248,7 @@ async def test_a_take_that_redis_did_not_answer_writes_nothing_and_is_tried_agai
 async def test_a_session_that_lost_its_agent_is_written_nothing_and_closed_with_4409(bench: Bench) -> None:
     session, other = bench.connected(), bench.connected("other")
     bench.delivers(session, None)
-    bench.delivers(other, Delivery(taken("t1"), [], "0", more=False))
+    bench.delivers(other, a_delivery(taken("t1"), [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         bench.courier.ring(other)
@@ -262,7 +277,7 @@ async def test_tasks_are_not_taken_for_a_session_that_cannot_be_written_to(bench
 async def test_who_reads_again_is_looked_after(bench: Bench) -> None:
     session = bench.connected()
     link_of(session).writable = False
-    bench.delivers(session, Delivery(taken("t1"), [], "0", more=False))
+    bench.delivers(session, a_delivery(taken("t1"), [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: not bench.store.reads)
@@ -294,7 +309,7 @@ async def test_what_was_sent_is_remembered_by_its_session(bench: Bench) -> None:
 
 async def test_one_cancel_is_told_after_the_tasks(bench: Bench) -> None:
     session = bench.connected()
-    bench.delivers(session, Delivery(taken("t1"), ["t1"], "3", more=False))
+    bench.delivers(session, a_delivery(taken("t1"), ["t1"], "3"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: session.cancels != "3")
@@ -306,7 +321,7 @@ async def test_one_cancel_is_told_after_the_tasks(bench: Bench) -> None:
 
 async def test_many_cancels_are_one_frame(bench: Bench) -> None:
     session = bench.connected()
-    bench.delivers(session, Delivery([], ["t1", "t2"], "2", more=False))
+    bench.delivers(session, a_delivery([], ["t1", "t2"], "2"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: not link_of(session).sent)
@@ -318,7 +333,7 @@ async def test_many_cancels_are_one_frame(bench: Bench) -> None:
 
 async def test_a_ring_in_the_inbox_takes(bench: Bench) -> None:
     session = bench.connected()
-    bench.delivers(session, Delivery(taken("t1"), [], "0", more=False))
+    bench.delivers(session, a_delivery(taken("t1"), [], "0"))
     async with bench.running():
         bench.store.notes.put_nowait([Note("ring", "unknown"), Note("ring", AGENT)])
         await eventually(lambda: tasks_told(session) != ["t1"])
@@ -407,7 +422,7 @@ async def test_where_nothing_was_left_nothing_is_judged(bench: Bench) -> None:
 
 async def test_the_place_of_the_claim_is_judged_and_not_that_of_later_takes(bench: Bench) -> None:
     session = bench.connected(taken=7, unended=1)
-    bench.delivers(session, Delivery(taken("t8", first=8), [], "0", more=False))
+    bench.delivers(session, a_delivery(taken("t8", first=8), [], "0"))
     async with bench.running():
         bench.courier.start(session)
         await eventually(lambda: len(bench.store.resumes) < 2)
