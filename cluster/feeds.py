@@ -110,8 +110,8 @@ def number(value: float) -> str:
 
 
 def _result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
-    message, task = _hash("m", entry.agent_id, entry.message_id), end_mark(entry.agent_id, entry.task_id)
-    return message, task, *messages.execution_of(entry.task_id), entry
+    message = "" if entry.is_end else _hash("m", entry.agent_id, entry.message_id)
+    return message, end_mark(entry.agent_id, entry.task_id), *messages.execution_of(entry.task_id), entry
 
 
 def _hash(*parts: str) -> str:

@@ -1,6 +1,7 @@
--- Results enter their feed: each message once, one end a task, nothing after it; and an execution's progress is counted on.
+-- Results enter their feed: one end a task, nothing after it, other messages once; and an execution's progress is counted on.
+-- An end is known by its task alone: an agent that uses a message id twice would else lose the end of the second task.
 -- KEYS  1 feed  2 seen  3 seen:0  4 seen:1  5 stem of executions
--- ARGV  1 items: [hash of the message id, hash of the task, execution or '0', host, entry: see cluster/feeds.py, ResultEntry]
+-- ARGV  1 items: [hash of the message id ('' of an end), hash of the task, execution or '0', host, entry: see cluster/feeds.py, ResultEntry]
 --       2 generation ms  3 ms an execution is remembered
 -- Returns how many were written
 local NAMES = {'agent_id', 'task_id', 'status', 'exit_code', 'error_msg', 'error_code', 'started_at', 'finished_at', 'log_size', 'log_pointer',
@@ -32,24 +33,24 @@ local entry = {KEYS[1], '*', 'execution_id', '', 'host_id', ''}
 for i, name in ipairs(NAMES) do entry[5 + 2 * i] = name end
 for i, name in ipairs({'total_hosts', 'success_hosts', 'failed_hosts', 'running_hosts', 'pending_hosts', 'progress'}) do entry[29 + 2 * i] = name end
 local items, ids = cmsgpack.unpack(ARGV[1]), {}
-for i, m in ipairs(items) do ids[2 * i - 1], ids[2 * i] = m[1], m[2] end
+for _, m in ipairs(items) do
+  ids[#ids + 1] = m[2]
+  if m[1] ~= '' then ids[#ids + 1] = m[1] end
+end
 local seen, new, written = known(ids), {}, 0
 for _, m in ipairs(items) do
-  if not seen[m[1]] and not seen[m[2]] then
-    local e = m[5]
-    local state = STATE[e[3]]
+  local e = m[5]
+  local state = STATE[e[3]]
+  local identity = ENDED[state] and m[2] or m[1]
+  if not seen[identity] and not seen[m[2]] then
     local n = state and e[14] and m[3] ~= '0' and count(KEYS[5] .. m[3], m[4], state) or NONE
     entry[4], entry[6] = m[3], m[4]
     for i = 1, 12 do entry[6 + 2 * i] = e[i] end
     for i = 1, 6 do entry[30 + 2 * i] = n[i] end
     redis.call('XADD', unpack(entry))
     written = written + 1
-    seen[m[1]] = true
-    new[#new + 1] = m[1]
-    if ENDED[state] then
-      seen[m[2]] = true
-      new[#new + 1] = m[2]
-    end
+    seen[identity] = true
+    new[#new + 1] = identity
   end
 end
 remember(new)
