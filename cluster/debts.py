@@ -1,15 +1,19 @@
 """Entries that were decided and whose writer died before they were in their feed: found, and written.
 
 Owns the reading of `unfed`. Rules: only what this process has seen owed for `AGE_S` is paid - a living writer is still at it, and a Redis
-that was away makes old entries of all that wait; in the order in which they came, an agent at a time.
+that was away makes old entries of all that wait; in the order in which they came, an agent at a time. What cannot be read is told once, and left.
 """
 
-from cluster.feeds import Feeds, offline_entry, result_entry
+import logging
+from collections.abc import Callable
+
+from cluster.feeds import Feeds, offline_entry, offline_status, result_entry
 from cluster.redis_client import Store
 
 AGE_S = 5.0
 PAGE = 1024  # buckets of a hash that one HSCAN looks at
 PAGES = 4  # in one go: what many nodes that died at once left behind is paid in one order, not page by page
+logger = logging.getLogger(__name__)
 
 
 class Debts:
@@ -51,15 +55,29 @@ class _Shard:
         self.cursor = 0
         self.seen_s: dict[bytes, float] = {}
         self._found: set[bytes] = set()  # in this round
+        self._strange: set[bytes] = set()
 
     def due(self, page: dict[bytes, bytes], now_s: float) -> dict[bytes, bytes]:
         """What of this page has been owed for too long. After a whole round, what was paid meanwhile is forgotten."""
         self._found.update(page)
         due = {field: raw for field, raw in page.items() if now_s - self.seen_s.setdefault(field, now_s) >= AGE_S}
+        due = {field: raw for field, raw in due.items() if self._is_entry(field, raw)}
         if not self.cursor:
+            self._strange &= self._found
             self.seen_s = {field: seen_s for field, seen_s in self.seen_s.items() if field in self._found}
             self._found = set()
         return due
+
+    def _is_entry(self, field: bytes, raw: bytes) -> bool:
+        """Whether it can be read. One that cannot must not keep the others from being paid."""
+        try:
+            _CHECKS[field[:1]](raw)
+        except (KeyError, ValueError):
+            if field not in self._strange:
+                logger.error("what is owed as %a cannot be read: it stays", field[:100])  # noqa: TRY400 - no mistake of ours
+                self._strange.add(field)
+            return False
+        return True
 
 
 def _said_at(raw: bytes) -> tuple[str, int, int]:
@@ -70,3 +88,11 @@ def _said_at(raw: bytes) -> tuple[str, int, int]:
 def _ended_at(raw: bytes) -> tuple[str, int]:
     entry = offline_entry(raw)
     return entry.agent_id, int(entry.epoch)
+
+
+def _check_offline(raw: bytes) -> None:
+    _ended_at(raw)
+    offline_status(offline_entry(raw))
+
+
+_CHECKS: dict[bytes, Callable[[bytes], object]] = {b"r": _said_at, b"s": _check_offline}  # by the field's first letter

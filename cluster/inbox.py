@@ -13,6 +13,7 @@ group, so that no entry can hang between delivered and read; bounded; nothing is
 | `move` | data = how many, sockets a second | closes some of its agents, so that they dial again |
 """
 
+import logging
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -27,6 +28,8 @@ MAX_NOTES = 100_000  # beyond it the oldest go; what they announced is found by 
 ORDER_MS = 10_000
 ORDERS = frozenset(("drain", "undrain", "move"))  # for the node itself
 READ_NOTES = 500
+
+logger = logging.getLogger(__name__)
 
 
 class Note(Struct, frozen=True, gc=False):
@@ -81,7 +84,7 @@ class Inbox:
         """(the last id, the notes) that came after an id; waits up to a second for one. Raises: StoreUnavailable."""
         entries = await self._store.read_streams({self._keys.inbox(node_id): after}, READ_NOTES, BLOCK_MS)
         last = entries[-1].id if entries else after
-        return last, [_note(entry.fields) for entry in entries if b"agent" in entry.fields]
+        return last, [note for entry in entries if b"agent" in entry.fields and (note := _note(entry.fields))]
 
     async def trim(self, node_id: str, read: str) -> None:
         """Drops what this node has read. Raises: StoreUnavailable."""
@@ -89,11 +92,17 @@ class Inbox:
             await client.xtrim(self._keys.inbox(node_id), minid=read, approximate=True)
 
 
-def _note(fields: dict[bytes, bytes]) -> Note:
-    return Note(
-        fields[b"kind"].decode(),
-        fields[b"agent"].decode(),
-        int(fields.get(b"epoch") or 0),
-        fields.get(b"data", b""),
-        int(fields.get(b"deadline") or 0),
-    )
+def _note(fields: dict[bytes, bytes]) -> Note | None:
+    """None for what is no note: a node must not end, with all its connections, over what somebody else wrote there."""
+    kind, agent, data = fields.get(b"kind", b""), fields[b"agent"], fields.get(b"data", b"")
+    try:
+        note = Note(
+            kind.decode(), agent.decode(), int(fields.get(b"epoch") or 0), data, int(fields.get(b"deadline") or 0)
+        )
+        is_note = note.kind != "close" or 1000 <= int(data) < 5000
+    except ValueError:
+        is_note = False
+    if not is_note:
+        logger.warning("an entry of the inbox is no note: it is left out")
+        return None
+    return note

@@ -128,17 +128,22 @@ class NodeDirectory:
             gone = [node_id for node_id, row in zip(ids, rows, strict=True) if b"boot" not in row]
             if gone:
                 await client.srem(self._keys.nodes, *gone)
-        return [_node(node_id, row) for node_id, row in zip(ids, rows, strict=True) if b"boot" in row]
+        found = [_node(node_id, row) for node_id, row in zip(ids, rows, strict=True) if b"boot" in row]
+        return [node for node in found if node is not None]
 
 
-def _node(node_id: str, row: dict[bytes, bytes]) -> Node:
-    texts = {name.decode(): value.decode() for name, value in row.items()}
-    return Node(
-        node_id, texts["boot"], texts.get("state", ""), texts.get("handover", ""), texts.get("address", ""),
-        texts.get("admin", ""), int(texts.get("load", 0)), int(texts.get("pid", 0)),
-        texts.get("machine", ""), texts.get("host", ""), texts.get("supervisor", ""), int(texts.get("since", 0)),
-        int(texts.get("cpu", 0)),
-    )  # fmt: skip
+def _node(node_id: str, row: dict[bytes, bytes]) -> Node | None:
+    """None for what no node of ours wrote: who looks nodes up must not end over it."""
+    try:
+        texts = {name.decode(): value.decode() for name, value in row.items()}
+        return Node(
+            node_id, texts["boot"], texts.get("state", ""), texts.get("handover", ""), texts.get("address", ""),
+            texts.get("admin", ""), int(texts.get("load", 0)), int(texts.get("pid", 0)),
+            texts.get("machine", ""), texts.get("host", ""), texts.get("supervisor", ""), int(texts.get("since", 0)),
+            int(texts.get("cpu", 0)),
+        )  # fmt: skip
+    except ValueError:
+        return None
 
 
 def _lives(pid: int) -> bool:

@@ -539,6 +539,27 @@ async def test_what_is_owed_is_left_to_its_writer_for_some_seconds(core: Core) -
     assert await debts.pay(100.0 + 2 * AGE_S) == 0
 
 
+async def test_what_cannot_be_read_keeps_nothing_else_from_being_paid(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A router ended over such an entry, and so did every router after it."""
+    holder = await core.connected()
+    await core.settle(holder.agent_id, "t1")
+    unfed = core.keys.in_shard(core.keys.shard(holder.agent_id), "unfed")
+    strange = {
+        "r:a:t": "no JSON",
+        "s:a:1": '["a"]',
+        "r:a:u": '["a","u","success","","","","","","","","soon","m"]',
+        "x": "[]",
+    }
+    await core.redis.hset(unfed, mapping=strange)
+    debts = Debts(core.store, core.feeds)
+    assert [await debts.pay(now_s) for now_s in (0.0, AGE_S, 2 * AGE_S)] == [0, 1, 0]
+    assert await core.ends() == {"t1": ["success"]}
+    assert await core.redis.hgetall(unfed) == strange
+    assert caplog.text.count("cannot be read") == len(strange), "each is told once"
+
+
 async def test_an_entry_that_is_owed_anew_is_left_to_its_writer_again(core: Core) -> None:
     holder = await core.connected()
     debts = Debts(core.store, core.feeds)

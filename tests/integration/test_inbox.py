@@ -60,6 +60,19 @@ async def test_reading_goes_on_from_the_last_id_and_in_order(node: Core) -> None
     assert [note.agent_id for note in (*first, *second)] == [f"agent-{n}" for n in range(READ_NOTES + 10)]
 
 
+async def test_what_is_no_note_is_left_out(node: Core) -> None:
+    """A node ended over such an entry, with all its connections."""
+    for fields in (
+        {"epoch": "x"},
+        {"kind": b"\xff"},
+        {"kind": "close", "data": "soon"},
+        {"kind": "close", "data": "99999"},
+    ):
+        await node.redis.xadd(node.keys.inbox("n1"), {"agent": "agent-1", **fields})
+    await node.inbox.ring([(OWNER, "agent-1")])
+    assert await notes(node) == [Note("ring", "agent-1")]
+
+
 async def test_what_was_read_once_may_be_read_again(node: Core) -> None:
     """No entry hangs between delivered and read: a lost reply loses nothing."""
     await node.inbox.ring([(OWNER, "agent-1")])

@@ -74,6 +74,14 @@ async def test_nodes_are_listed_by_their_ids(core: Core) -> None:
     assert [node.id for node in await core.nodes.all()] == ["n1", "n2", "n3"]
 
 
+async def test_an_announcement_that_cannot_be_read_hides_no_other(core: Core) -> None:
+    """A router ended over it, for as long as it stood there."""
+    assert await core.nodes.announce(NODE)
+    await core.redis.hset(core.keys.node("n2"), mapping={"boot": "b", "load": "much"})
+    await core.redis.sadd(core.keys.nodes, "n2")
+    assert await core.nodes.all() == [NODE]
+
+
 async def test_an_announcement_lives_for_seconds(core: Core) -> None:
     await core.nodes.announce(NODE)
     assert ALIVE_MS - 1000 < await core.redis.pttl(core.keys.node("n1")) <= ALIVE_MS
