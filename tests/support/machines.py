@@ -8,6 +8,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from typing import cast
 
 import hypothesis
 from hypothesis import Phase
@@ -42,7 +43,7 @@ class Machines:
             seed = int(os.environ.get("MACHINE_SEED") or random.getrandbits(32))
             self._say(f"MACHINE_SEED={seed}")
             machine = _seeded(machine, seed)
-        run_state_machine_as_test(machine, settings=settings)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(cast("type[RuleBasedStateMachine]", machine), settings=settings)
         self._say(f"{examples} examples of up to {steps} steps in {time.monotonic() - began_s:.1f} s")
 
 
