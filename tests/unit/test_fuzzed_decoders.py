@@ -436,7 +436,7 @@ class Plan:
         return int(self.count * self.share.get(name, 1.0))
 
 
-SLOW = {"config.yaml": 0.1, "the environment": 0.1}
+SLOW = {"config.yaml": 0.03, "the environment": 0.03}  # they take milliseconds
 
 
 @pytest.fixture
