@@ -87,8 +87,9 @@ class MailboxMachine(RuleBasedStateMachine):
     def _advance(self, number: int, stage: int) -> None:
         """Stories begin where others would only come to late: tasks wait, were handed out, or were to an earlier session or process."""
         if stage > 0:
-            self.posts(number, [("t1", 0), ("t2", 0)], is_batch=False)
+            self.posts(number, [("t1", 0), ("t2", 0), ("t3", 0)], is_batch=number == 1)
         if stage > 1:
+            self.takes(number, [0], is_lost=False)
             self.takes(number, [0], is_lost=stage == 2)
         if stage > 3:
             self.agent_starts_anew(number)
@@ -463,7 +464,7 @@ def _owed_text(raw: bytes) -> tuple[str, str, str, str]:
 
 
 def test_a_mailbox_does_as_its_model(machines: Machines, run: Run, redis_server: RedisServer) -> None:
-    machines.run(lambda: MailboxMachine(run, redis_server), short=60, long=3_000, steps=30)
+    machines.run(lambda: MailboxMachine(run, redis_server), short=45, long=3_000, steps=30)
 
 
 # ---- what it found
