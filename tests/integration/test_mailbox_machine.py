@@ -286,7 +286,7 @@ class MailboxMachine(RuleBasedStateMachine):
                 self.hands.insert(place, (entry, "pay"))
         else:
             self.model.paid(entry)
-            await self.core.feeds.paid([(entry.agent_id, entry.task_id, _as_result(entry).owed_as)])
+            await self.core.feeds.paid([_as_result(entry)])
 
     @precondition(lambda self: self.hands)
     @rule(place=st.integers(0, 9), is_repeated=st.booleans())

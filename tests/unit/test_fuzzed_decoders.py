@@ -73,13 +73,13 @@ class Listening(FakeCrew):
 
     def on_result(self, session: Session, message_id: str, task_id: str, result: messages.Result) -> None:
         self.uplink.put_result(session, message_id, task_id, result)
-        said = _said(self.uplink.results._queue.pop(), 0)
+        said = _said(self.uplink.results._queue.pop())
         assert said.kind != "end" or result_entry(said.entry.encode()).task_id == task_id
         messages.execution_of(task_id)
 
     def on_sign_of_life(self, session: Session, task_ids: tuple[str, ...]) -> None:
         self.uplink.put_sign_of_life(session, task_ids)
-        msgspec.json.encode([_said(self.uplink.results._queue.pop(), 0) for _ in task_ids])
+        msgspec.json.encode([_said(self.uplink.results._queue.pop()) for _ in task_ids])
 
     def on_heartbeat(self, session: Session) -> None:
         entry = _online(session, NOW_MS)

@@ -298,7 +298,7 @@ async def test_a_newer_session_takes_the_place_of_one_that_rang(bench: Bench) ->
 
 async def test_what_was_sent_is_remembered_by_its_session(bench: Bench) -> None:
     session = bench.connected()
-    bench.delivers(session, Delivery([*taken("t1"), *taken("t2", batch="batch:1", first=2)], [], "0", more=False))
+    bench.delivers(session, a_delivery([*taken("t1"), *taken("t2", batch="batch:1", first=2)]))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: session.sent != ("t1", "t2"))
@@ -495,7 +495,7 @@ async def test_ends_that_redis_does_not_take_stay_owed(bench: Bench) -> None:
 async def test_who_leaves_is_written_what_was_marked_before_and_nothing_is_marked_after(bench: Bench) -> None:
     """A task that is marked for a socket which closes waits for the grace of the next one."""
     session, other = bench.connected(), bench.connected("other")
-    bench.delivers(session, Delivery(taken("1"), [], "0", False), Delivery(taken("2"), [], "0", False))
+    bench.delivers(session, a_delivery(taken("1")), a_delivery(taken("2")))
     bench.store.open.clear()
     async with bench.running():
         bench.courier.ring(session)
