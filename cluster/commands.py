@@ -20,6 +20,7 @@ from cluster.client import (
     commands_agent,
     commands_agents,
     commands_demo,
+    commands_health,
     commands_nodes,
     commands_restart,
     commands_streams,
@@ -154,6 +155,7 @@ app.command()(commands_agent.agent)
 app.command()(commands_demo.demo)
 app.command()(commands_agents.status)
 app.command()(commands_restart.restart)
+app.command()(commands_health.health)
 app.add_typer(commands_agents.app, name="agents")
 app.add_typer(commands_nodes.app, name="nodes")
 app.add_typer(commands_tasks.app, name="tasks")

@@ -39,7 +39,6 @@ from cluster.settings import Redis, without_url_credentials
 
 log = logging.getLogger(__name__)
 
-_ADMIN_OFFSET = 1000
 _NODES_SHARE = 0.8  # of stop_s: what nodes may take to drain; the router has until 0.9, Redis the rest
 _ROUTER_SHARE = 0.9
 _LEAST_S = 0.5
@@ -167,7 +166,7 @@ class Launcher:
     def _bind(self) -> tuple[socket.socket, list[socket.socket]]:
         server = self._settings.server
         public = self._resources.enter_context(ports.listen(server.host, server.port))
-        first = public.getsockname()[1] + _ADMIN_OFFSET
+        first = public.getsockname()[1] + ports.ADMIN_ABOVE
         wanted = range(first, first + 1 + programs.node_count(self._settings))
         return public, [self._resources.enter_context(ports.listen_near(server.admin_host, port)) for port in wanted]
 

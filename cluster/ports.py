@@ -8,6 +8,7 @@ import socket
 
 from cluster.errors import StartError
 
+ADMIN_ABOVE = 1000  # a process that is told only its port has its admin port so far above it
 _BACKLOG = 4096  # a fleet that comes back at once waits here; the kernel caps it at net.core.somaxconn
 _LAST_PORT = 65535
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from cluster import cancelling, config, telemetry
+from cluster import cancelling, config, ports, telemetry
 from cluster.config import Loaded
 from cluster.errors import ConfigError, StartError, StoreAway, StoreUnavailable
 from cluster.ledger import Ledger
@@ -109,7 +109,10 @@ def parse(role: str, arguments: Sequence[str]) -> Options:
         listen_fd=given.listen_fd,
         listen=(given.host or server.host, port) if is_listening else None,
         admin_fd=given.admin_fd,
-        admin=(server.admin_host, given.admin_port if given.admin_port is not None else (port + 1000 if port else 0)),
+        admin=(
+            server.admin_host,
+            given.admin_port if given.admin_port is not None else (port + ports.ADMIN_ABOVE if port else 0),
+        ),
         handover=given.handover,
         ready_fd=given.ready_fd,
         is_supervised=given.supervised,

@@ -12,6 +12,7 @@ import typer
 from cluster import config as configuration
 from cluster import ports
 from cluster.client.api import Api
+from cluster.errors import ConfigError
 from cluster.settings import Settings
 
 ConfigFile = Annotated[
@@ -47,6 +48,15 @@ class Cluster:
     def api(self) -> Api:
         """Its HTTP API; calls are signed when a secret is configured. Raises: ConfigError."""
         return Api(self.url, self.settings.auth.shared_secret)
+
+    @property
+    def admin_url(self) -> str:
+        """Where the process beside us serves its health, as far as its settings tell. Raises: ConfigError."""
+        server = self.settings.server
+        if not server.port:
+            raise ConfigError("server.port is 0, any free one: --admin-url says where it is")
+        host = _THIS_MACHINE.get(server.admin_host, server.admin_host)
+        return ports.http_url(host, server.port + ports.ADMIN_ABOVE)
 
 
 def cluster_of(
