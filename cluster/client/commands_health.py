@@ -43,7 +43,8 @@ def _ask(url: str, path: str) -> tuple[int, str]:
         response = connection.getresponse()
         return response.status, _words(response.read(MAX_BYTES))
     except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"{url}: {getattr(error, 'strerror', None) or error or type(error).__name__}") from error
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Failed(f"{url}: {why}") from error
     finally:
         connection.close()
 

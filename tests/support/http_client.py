@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tests.support.certificate import trust_for
+
 
 class NoAnswer(ConnectionError):
     """Nothing that can be read came back: refused, reset, too late, or no HTTP. The call may have had its effect."""
@@ -35,7 +37,8 @@ class HttpClient:
 
     def __init__(self, base_url: str, *, keep_alive: bool = False, source_ip: str | None = None) -> None:
         parts = urllib.parse.urlsplit(base_url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._tls = trust_for(parts.scheme)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or (443 if self._tls else 80)
         self._keep_alive = keep_alive
         self._source_ip = source_ip
         self._idle: list[Streams] = []
@@ -92,7 +95,7 @@ class HttpClient:
                 return reader, writer
             writer.transport.abort()
         local = (self._source_ip, 0) if self._source_ip else None
-        return await asyncio.open_connection(self._host, self._port, local_addr=local)
+        return await asyncio.open_connection(self._host, self._port, ssl=self._tls, local_addr=local)
 
 
 async def _closed(writer: asyncio.StreamWriter) -> None:

@@ -19,6 +19,8 @@ from typing import Protocol, cast
 
 import msgspec
 
+from tests.support.certificate import trust_for
+
 NO_CLOSE_FRAME = 1006
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _OFFER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
@@ -267,7 +269,7 @@ async def dial(
     connection = Connection(listener, request, key)
     try:
         async with asyncio.timeout(timeout_s):
-            await _connect(connection, parts.hostname or "", parts.port or 80, options or SocketOptions())
+            await _connect(connection, parts, options or SocketOptions())
             await connection.upgraded
     except TimeoutError as error:
         connection.reset()
@@ -291,8 +293,8 @@ def _request(parts: urllib.parse.SplitResult, key: bytes, headers: Mapping[str, 
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-async def _connect(connection: Connection, host: str, port: int, options: SocketOptions) -> None:
-    loop = asyncio.get_running_loop()
+async def _connect(connection: Connection, parts: urllib.parse.SplitResult, options: SocketOptions) -> None:
+    loop, tls, host = asyncio.get_running_loop(), trust_for(parts.scheme), parts.hostname or ""
     raw = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         raw.setblocking(False)
@@ -304,8 +306,8 @@ async def _connect(connection: Connection, host: str, port: int, options: Socket
                 raw.setsockopt(socket.SOL_SOCKET, name, value)
         if options.source_ip:
             raw.bind((options.source_ip, 0))
-        await loop.sock_connect(raw, (host, port))
-        await loop.create_connection(lambda: connection, sock=raw)
+        await loop.sock_connect(raw, (host, parts.port or (443 if tls else 80)))
+        await loop.create_connection(lambda: connection, sock=raw, ssl=tls, server_hostname=host if tls else None)
     except BaseException:
         raw.close()
         raise

@@ -1,0 +1,1 @@
+"""What lies in `deploy/`, looked at without running a cluster."""
