@@ -26,7 +26,7 @@ BUILD, FINAL = 0, 1
 INSTALLED = "/opt/agent-server"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # not of the module: tests of one Redis are run together, whichever file they are in
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the image's files are."""
     if importlib.util.find_spec("pip") is None:
