@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster import ports
 from cluster.client.api import Api
 from cluster.client.nodes import DRAINING, READY, all_of, find, surplus
 from cluster.client.options import AsJson, ConfigFile, Url, cluster_of, put, put_json, say
@@ -57,7 +58,7 @@ def drain(
         raise ConfigError("nodes drain: NODE, or --self")
     cluster = cluster_of(config, url)
     if of_this_machine:
-        port = admin_port or cluster.settings.server.port + 1000
+        port = admin_port or cluster.settings.server.port + ports.ADMIN_ABOVE
         Api(f"http://127.0.0.1:{port}", timeout_s=_SELF_S).post("drain")
         say("drained")
         return

@@ -12,7 +12,7 @@ import yaml
 from cluster import cli, environment, service, serving
 from cluster.ports import ADMIN_ABOVE
 from cluster.settings import Server, keys
-from node.app import DRAIN_S
+from node.doors import DRAIN_S
 from tests.support.certificate import make_certificate
 from tests.support.dockerfile import instructions
 from tests.support.required_tool import require_tool

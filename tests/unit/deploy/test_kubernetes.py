@@ -19,7 +19,7 @@ from cluster.config import Loaded
 from cluster.ports import ADMIN_ABOVE
 from cluster.redis_client import Store
 from cluster.settings import WITHOUT_EFFECT, Redis, keys
-from node.app import DRAIN_S
+from node.doors import DRAIN_S
 from tests.support.kustomize import KUBERNETES, Object
 
 VERSIONS = ("1.27", "1.30", "1.33", "1.37")

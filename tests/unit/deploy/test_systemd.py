@@ -11,7 +11,7 @@ import pytest
 
 from cluster import service, serving
 from cluster.ports import ADMIN_ABOVE
-from node.app import DRAIN_S
+from node.doors import DRAIN_S
 from tests.support.required_tool import require_tool
 
 UNITS = Path(__file__).parents[3] / "deploy" / "systemd"
