@@ -56,7 +56,7 @@ ONLY_HERE = {
 PURE = {"node.session": {"asyncio", "datetime", "redis", "socket", "starlette", "threading", "time", "uvicorn"}}
 
 TOP_LEVEL = {*PACKAGES, "configs", "deploy", "tests"}
-TOP_LEVEL |= {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "requirements.lock"}
+TOP_LEVEL |= {"CHANGELOG.md", "LICENSE", "README.md", "README.zh.md", "pyproject.toml", "requirements.lock"}
 MADE_BY_RUNNING = {"build", "data", "dist", "logs", "__pycache__"}
 
 
@@ -205,6 +205,22 @@ def test_the_readme_starts_what_ci_installs() -> None:
 
 def test_the_readme_tests_as_ci_does() -> None:
     assert commands_under("Test") == [ci_steps()[-1]]
+
+
+def shown_commands(readme: str) -> list[str]:
+    """What its code blocks tell a reader to type, comments left out."""
+    blocks = "".join(re.findall(r"```(?:bash|console)\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL))
+    return re.findall(
+        r"^(?:\$ )?((?:\.venv/bin/|python3 |curl |redis-cli |export |agent-server )[^#\n]*?) *(?:#.*)?$",
+        blocks,
+        re.MULTILINE,
+    )
+
+
+def test_the_chinese_readme_shows_the_same_commands() -> None:
+    english, chinese = shown_commands("README.md"), shown_commands("README.zh.md")
+    assert len(chinese) >= 12
+    assert [command for command in english if not command.startswith(".venv/bin/ruff")] == chinese
 
 
 def test_pre_commit_runs_what_ci_runs() -> None:
