@@ -19,6 +19,7 @@ from cluster import config as configuration
 from cluster.client import (
     commands_agent,
     commands_agents,
+    commands_bench,
     commands_demo,
     commands_health,
     commands_nodes,
@@ -160,6 +161,7 @@ app.add_typer(commands_agents.app, name="agents")
 app.add_typer(commands_nodes.app, name="nodes")
 app.add_typer(commands_tasks.app, name="tasks")
 app.add_typer(commands_streams.app, name="streams")
+app.command()(commands_bench.bench)
 
 
 @app.command()

@@ -1,0 +1,42 @@
+"""`bench`: what the cluster costs on this machine. Starts clusters of its own; asks none that runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.errors import ConfigError
+
+Scenario = Annotated[str, typer.Argument(metavar="[SCENARIO]", help="One of those below, or all.")]
+Scale = Annotated[str, typer.Option(metavar="SIZE", help="tiny, small, normal or large: how much load.")]
+Repeat = Annotated[int, typer.Option(metavar="N", min=1, help="How often each scenario runs; medians are told.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="All numbers, for programs.")]
+Report = Annotated[Path | None, typer.Option(metavar="FILE", help="One HTML page with charts.")]
+
+
+def bench(
+    scenario: Scenario = "all",
+    scale: Scale = "normal",
+    repeat: Repeat = 1,
+    json: JsonFile = None,
+    report: Report = None,
+) -> None:
+    """Measure what the cluster costs on this machine, beside what its parts cost alone."""
+    import asyncio  # noqa: PLC0415 - nobody else has a use for what follows
+
+    from cluster.lab.bench import outcome  # noqa: PLC0415
+    from cluster.lab.bench.run import SCENARIOS, run  # noqa: PLC0415
+    from cluster.lab.bench.sizes import SIZES  # noqa: PLC0415
+    from cluster.lab.bench.steps import Progress  # noqa: PLC0415
+
+    if scenario not in (*SCENARIOS, "all"):
+        raise ConfigError(f"no scenario {scenario}: all, {', '.join(SCENARIOS)}")
+    if scale not in SIZES:
+        raise ConfigError(f"no scale {scale}: {', '.join(SIZES)}")
+    names = list(SCENARIOS) if scenario == "all" else [scenario]
+    found = asyncio.run(run(names, SIZES[scale], repeat, Progress()))
+    outcome.tell(found)
+    if json:
+        outcome.write_json(json, found, scale, repeat)
+    if report:
+        outcome.write_report(report, found, scale, repeat)

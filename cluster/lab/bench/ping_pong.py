@@ -1,0 +1,59 @@
+"""A bare XADD -> XREAD between two processes, over the Redis client that nodes and routers use. One limit of how fast a task can arrive."""
+
+import asyncio
+import time
+
+from cluster import settings
+from cluster.lab.bench.tally import Tally
+from cluster.redis_client import BLOCK_MS, Store
+
+_PING, _PONG = "bench:ping", "bench:pong"
+
+
+class PingPong:
+    """One of the two."""
+
+    def __init__(self) -> None:
+        self._echo: asyncio.Task[None] | None = None
+
+    async def echo(self, url: str) -> Tally:
+        """Answers from here on, until the process ends."""
+        self._echo = asyncio.create_task(self._answer(_store(url)), name="pong")
+        return Tally()
+
+    async def serve(self, url: str, count: int) -> Tally:
+        """One after the other; latencies are half of a round trip: from the XADD of one process to the reader of the other."""
+        store, tally, last = _store(url), Tally(), "0"
+        async with store.session() as client:
+            await client.delete(_PONG)
+        for _ in range(count):
+            began_ns = time.monotonic_ns()
+            await _add(store, _PING)
+            last = await _next(store, _PONG, last)
+            tally.latencies_us.append((time.monotonic_ns() - began_ns) // 2000)
+            tally.done += 1
+        await store.close()
+        return tally
+
+    async def _answer(self, store: Store) -> None:
+        last = "0"
+        while True:
+            last = await _next(store, _PING, last)
+            await _add(store, _PONG)
+
+
+def _store(url: str) -> Store:
+    return Store(settings.Redis(enabled=True, url=url))
+
+
+async def _add(store: Store, key: str) -> None:
+    async with store.session() as client:
+        await client.xadd(key, {"agent": "7f1c8a2e-0000-8000-8000-000000000000", "frame": "x" * 300}, maxlen=100)
+
+
+async def _next(store: Store, key: str, last: str) -> str:
+    while True:
+        async with store.reader() as client:
+            found = await client.xread({key: last}, count=1, block=BLOCK_MS)
+        if found:
+            return str(found[0][1][-1][0].decode())

@@ -1,0 +1,90 @@
+"""A process that makes load: `python -m cluster.lab.bench.worker --control-fd N`.
+
+Takes orders, one line of JSON each, over the socket it was given, one after the other, and answers each with a tally. Knows no scenario,
+and ends when its socket does. Runs nicer than nothing: what it costs is never what is measured.
+"""
+
+import argparse
+import asyncio
+import gc
+import resource
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import uvloop
+
+from cluster.lab.bench.agents import SimulatedAgents
+from cluster.lab.bench.caller import SimulatedCaller
+from cluster.lab.bench.feed_watch import FeedWatch
+from cluster.lab.bench.ping_pong import PingPong
+from cluster.lab.bench.probe import Probe
+from cluster.lab.bench.tally import Tally
+
+MOST_LINE_BYTES = 1 << 28
+
+
+class Order(msgspec.Struct):
+    """What to do, and with what."""
+
+    name: str
+    given: dict[str, Any]
+
+
+class Answer(msgspec.Struct):
+    """What came of it; `error` when it could not be done."""
+
+    tally: Tally = msgspec.field(default_factory=Tally)
+    error: str = ""
+
+
+def orders() -> dict[str, Callable[..., Awaitable[Tally]]]:
+    """All that this process can be told."""
+    agents, caller, probe, redis, feed = SimulatedAgents(), SimulatedCaller(), Probe(), PingPong(), FeedWatch()
+    return {
+        "agents.connect": agents.connect,
+        "agents.storm": agents.storm,
+        "agents.flood": agents.flood,
+        "agents.pace": agents.pace,
+        "agents.take_tasks": agents.take_tasks,
+        "agents.arrivals": agents.arrivals,
+        "agents.close": agents.close,
+        "caller.open": caller.open,
+        "caller.flood": caller.flood,
+        "caller.pace": caller.pace,
+        "feed.begin": feed.begin,
+        "feed.ends": feed.ends,
+        "probe.connect": probe.connect,
+        "probe.watch": probe.watch,
+        "redis.echo": redis.echo,
+        "redis.serve": redis.serve,
+    }
+
+
+async def serve(control: socket.socket) -> None:
+    """Takes orders until nobody gives any."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=MOST_LINE_BYTES)
+    known = orders()
+    while line := await reader.readline():
+        order = msgspec.json.decode(line, type=Order)
+        try:
+            answer = Answer(await known[order.name](**order.given))
+        except Exception as error:  # noqa: BLE001 - told to whoever gave the order
+            answer = Answer(error=f"{type(error).__name__}: {error}")
+        writer.write(msgspec.json.encode(answer) + b"\n")
+        await writer.drain()
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control-fd", type=int, required=True)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    gc.set_threshold(100_000, 50, 100)
+    uvloop.run(serve(socket.socket(fileno=parser.parse_args().control_fd)))
+
+
+if __name__ == "__main__":
+    main()
