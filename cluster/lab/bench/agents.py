@@ -37,6 +37,7 @@ class SimulatedAgents:
         self._acked = 0
         self._latencies_us: list[int] = []
         self._answers_tasks = False
+        self._held: list[tuple[AgentLink, bytes]] = []  # tasks that were not answered yet
         self.lost = 0
 
     # ---- to be called by orders
@@ -112,6 +113,14 @@ class SimulatedAgents:
             await asyncio.sleep(0.02)
         came, self._latencies_us = self._latencies_us, []
         return Tally(done=len(came), failed=max(0, expected - len(came)), latencies_us=came)
+
+    async def finish(self) -> Tally:
+        """Ends the tasks that came and were not answered, and waits for the acks."""
+        held, self._held = self._held, []
+        for link, task_id in held:
+            link.outstanding += 1
+            link.transport.write(self._says.end_of(task_id))
+        return Tally(done=len(held), failed=await self._answered())
 
     async def close(self) -> Tally:
         """Drops all connections."""
@@ -235,6 +244,8 @@ class SimulatedAgents:
         if self._answers_tasks:
             link.outstanding += len(task_ids)
             link.transport.write(b"".join(map(self._says.end_of, task_ids)))
+        else:
+            self._held += ((link, task_id) for task_id in task_ids)
 
     def on_lost(self, link: AgentLink) -> None:
         """A connection that nobody replaced is gone."""

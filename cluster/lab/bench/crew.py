@@ -115,6 +115,10 @@ class Fleet:
         """See SimulatedAgents.arrivals. For a fleet of one process."""
         return await self._workers[0].do("agents.arrivals", expected=expected)
 
+    async def finish(self) -> None:
+        """See SimulatedAgents.finish."""
+        await self._all("agents.finish")
+
     async def close(self) -> None:
         """Drops all connections."""
         await self._all("agents.close")

@@ -49,6 +49,7 @@ def orders() -> dict[str, Callable[..., Awaitable[Tally]]]:
         "agents.pace": agents.pace,
         "agents.take_tasks": agents.take_tasks,
         "agents.arrivals": agents.arrivals,
+        "agents.finish": agents.finish,
         "agents.close": agents.close,
         "caller.open": caller.open,
         "caller.flood": caller.flood,

@@ -5,6 +5,7 @@ import asyncio
 from cluster.lab.bench.crew import fleet
 from cluster.lab.bench.findings import Chart, Findings
 from cluster.lab.bench.meter import memory_bytes
+from cluster.lab.bench.redis_facts import facts_of
 from cluster.lab.bench.sizes import Sizes
 from cluster.lab.bench.stage import HOST, cluster_of
 from cluster.lab.bench.steps import Step
@@ -18,7 +19,10 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     """Measures it."""
     found = Findings("connect")
     first, last = sizes.connects
-    async with cluster_of(1) as stage, fleet(last) as crowd, stage.single_node() as port:
+    async with (
+        cluster_of(1) as stage, fleet(last) as crowd, stage.single_node() as port, facts_of(stage.redis_url) as redis,
+    ):  # fmt: skip
+        redis_bytes = await redis.memory_bytes()
         step(f"{first} agents, one node")
         meter = stage.meter()
         await crowd.grow(HOST, port, first)
@@ -28,6 +32,7 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         tally = await crowd.grow(HOST, port, last)
         spent_s = meter.spent_s()
         await asyncio.sleep(_SETTLE_S)
+        redis_bytes = await redis.memory_bytes() - redis_bytes
         slope = (memory_bytes(stage.pids["single"]) - memory) / (last - first) / _KIB
     found.read("connects/s, one node", tally.per_s, "/s")
     cpu_us = found.read("CPU a connect, node that registers too", spent_s["single"] * 1e6 / last, "us")
@@ -36,6 +41,7 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     found.read("handshake p99", tally.percentile_ms(0.99), "ms")
     found.read("refused and tried again", tally.failed, "")
     found.read("memory an idle agent, node", slope, "KiB")
+    found.read("Redis memory an agent", redis_bytes / last, "B")
     step("the public port")
     async with cluster_of(1) as stage, fleet(last) as crowd:
         meter = stage.meter()

@@ -10,6 +10,7 @@ from cluster.lab.bench.steps import Step
 
 STEPS = 4
 MANY = 20
+FEED = "agent_logs"
 
 
 async def run(sizes: Sizes, step: Step) -> Findings:
@@ -24,7 +25,10 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         one = await flooded(stage, redis, crowd, sizes, "log")
         step(f"{MANY} lines a message")
         many = await flooded(stage, redis, crowd, sizes, "log", MANY)
-        length = await redis.length("agent_logs")
+        length = await redis.length(FEED)
+        line_bytes = await redis.usage_bytes(FEED) / max(1, length)
+        ids = await redis.members(f"*{FEED}*seen*")
+        seen_bytes = await redis.usage_bytes(f"*{FEED}*seen*") / max(1, ids)
     for cost, lines, how in ((one, 1, "one a message"), (many, MANY, f"{MANY} a message")):
         found.read(f"CPU a line, node, {how}", cost.node_us / lines, "us")
         found.read(f"CPU a line, Redis, {how}", cost.redis_us / lines, "us")
@@ -33,6 +37,8 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         found.read(f"messages not acked, {how}", cost.tally.failed, "")
     found.read("CPU a result, node, beside it", result.node_us, "us")
     found.read("lines in the feed", length, "")
+    found.read("Redis memory a line", line_bytes, "B")
+    found.read("Redis memory a deduplicated line", seen_bytes, "B")
     found.figure("log_line", one.node_us, result.node_us)
     found.figure("log_lines", many.node_us / MANY, one.node_us)
     found.charts.append(

@@ -1,0 +1,90 @@
+"""`idle`: what agents cost that only live: CPU, memory, and whether a message costs more when many are connected, or the loop stands still."""
+
+import asyncio
+
+from cluster.lab.bench import limits
+from cluster.lab.bench.crew import Fleet, Worker, fleet, worker
+from cluster.lab.bench.findings import Chart, Findings
+from cluster.lab.bench.meter import memory_bytes
+from cluster.lab.bench.sizes import Sizes
+from cluster.lab.bench.stage import HOST, Stage, cluster_of
+from cluster.lab.bench.steps import Step
+from cluster.lab.bench.tally import Tally, percentile
+
+STEPS = 7
+HEARTBEAT_S = 10
+_KIB = 1024
+
+
+async def run(sizes: Sizes, step: Step) -> Findings:
+    """Measures it."""
+    found = Findings("idle")
+    few, crowd_size = sizes.few, sizes.crowd
+    async with cluster_of(1) as stage, fleet(crowd_size) as crowd, worker() as prober:
+        node = stage.pids["n1"]
+        step("nobody connected")
+        base = await _idle(stage, None, sizes.idle_s / 4)
+        step(f"connecting {few}")
+        await crowd.grow(HOST, stage.port, few)
+        await prober.do("probe.connect", host=HOST, port=stage.port)
+        memory = memory_bytes(node)
+        step(f"messages of {few}")
+        with_few, _ = await _talking(stage, crowd, prober, sizes)
+        step(f"connecting {crowd_size}")
+        await crowd.grow(HOST, stage.port, crowd_size)
+        slope = (memory_bytes(node) - memory) / (crowd_size - few) / _KIB
+        step("heartbeats")
+        idle = await _idle(stage, crowd, sizes.idle_s)
+        step(f"messages of {crowd_size}")
+        with_all, stalls = await _talking(stage, crowd, prober, sizes)
+    step("picows alone")
+    picows = await limits.heartbeats_cpu(crowd_size, HEARTBEAT_S, sizes.idle_s)
+    per_agent = {name: (idle[name] - base[name]) * 1e6 / crowd_size for name in idle}
+    found.read("agents connected", crowd_size, "")
+    found.read("CPU an idle agent, node", per_agent["n1"], "us/s")
+    found.read("CPU an idle agent, Redis", per_agent["redis"], "us/s")
+    if picows is not None:
+        found.read("CPU an idle agent, picows", picows, "us/s")
+    found.read("CPU of a node with nobody connected", base["n1"] * 100, "%")
+    found.read("CPU of a node with all connected", idle["n1"] * 100, "%")
+    found.read(f"CPU a message, {few} connected", with_few, "us")
+    found.read(f"CPU a message, {crowd_size} connected", with_all, "us")
+    found.read(f"memory an idle agent, node, from {few} to {crowd_size}", slope, "KiB")
+    found.read("longest stall of the loop", max(stalls.latencies_us, default=0) / 1000, "ms")
+    found.read("p99.9 of a ping's round trip", percentile(stalls.latencies_us, 0.999) / 1000, "ms")
+    as_stated = (few, crowd_size) == (1000, 18_000)
+    note = "" if as_stated else f"here {crowd_size:,} and {few:,}"
+    found.figure("idle", per_agent["n1"], picows)
+    found.figure("crowd", with_all, with_few, note)
+    found.figure("stall", max(stalls.latencies_us, default=0) / 1000)
+    found.charts.append(
+        Chart("CPU an idle agent", "us/s", ["node", "Redis", "picows"], {"CPU": [per_agent["n1"], per_agent["redis"], picows or 0.0]})
+    )  # fmt: skip
+    found.charts.append(
+        Chart(
+            "CPU a message, by agents connected", "us", [f"{few:,}", f"{crowd_size:,}"], {"CPU": [with_few, with_all]}
+        )
+    )
+    found.notes.append("stalls are round trips of a ping, less the time for which node or probe waited for a CPU")
+    return found
+
+
+async def _idle(stage: Stage, crowd: Fleet | None, seconds: float) -> dict[str, float]:
+    """CPU seconds a second of each process, while agents that are there say that they live."""
+    meter = stage.meter()
+    if crowd is None:
+        await asyncio.sleep(seconds)
+    else:
+        await crowd.pace("heartbeat", crowd.count / HEARTBEAT_S, seconds)
+    return {name: spent / seconds for name, spent in meter.spent_s().items()}
+
+
+async def _talking(stage: Stage, crowd: Fleet, prober: Worker, sizes: Sizes) -> tuple[float, Tally]:
+    """CPU us of the node for a message, at a fixed rate spread over all that are connected; and how long its loop stood still."""
+    await crowd.pace("result", sizes.crowd_per_s, sizes.warm_s)
+    meter = stage.meter()
+    tally, stalls = await asyncio.gather(
+        crowd.pace("result", sizes.crowd_per_s, sizes.idle_s),
+        prober.do("probe.watch", pid=stage.pids["n1"], seconds=sizes.idle_s),
+    )
+    return meter.spent_s()["n1"] * 1e6 / max(1, tally.done), stalls
