@@ -33,7 +33,7 @@ def bench(
     """
     import asyncio  # noqa: PLC0415 - nobody else has a use for what follows
 
-    from cluster.lab.bench import outcome  # noqa: PLC0415
+    from cluster.lab.bench import machine, outcome  # noqa: PLC0415
     from cluster.lab.bench.run import NAMES, run  # noqa: PLC0415
     from cluster.lab.bench.scenarios.size import Wanted  # noqa: PLC0415
     from cluster.lab.bench.sizes import SIZES  # noqa: PLC0415
@@ -44,9 +44,10 @@ def bench(
     if scale not in SIZES:
         raise ConfigError(f"no scale {scale}: {', '.join(SIZES)}")
     wanted = Wanted(agents, tasks, logs)
+    facts, how = machine.facts(), f"{scenario}, scale {scale}, runs: {repeat}"
     found = asyncio.run(run(scenario, SIZES[scale], repeat, wanted, Progress()))
-    outcome.tell(found)
+    outcome.tell(found, facts)
     if json:
-        outcome.write_json(json, found, scale, repeat)
+        outcome.write_json(json, found, facts, how)
     if report:
-        outcome.write_report(report, found, scale, repeat)
+        outcome.write_report(report, found, facts, how)

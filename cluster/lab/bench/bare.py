@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from cluster.service import GC_THRESHOLDS
+GC_THRESHOLDS = (50_000, 20, 50)  # as cluster/service.py, whose import would take longer than the rest
 
 TellReady = Callable[[], None]
 

@@ -1,39 +1,39 @@
-"""What became of a run: tables on standard output, JSON, a page of HTML."""
+"""What became of a run: tables on standard output, JSON, a page of HTML. `facts` are those of the machine."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from cluster.client.tables import table
+from cluster.client.tables import pairs, table
 from cluster.errors import CommandFailed
-from cluster.lab.bench import figures, machine, report
+from cluster.lab.bench import figures, report
 from cluster.lab.bench.findings import Findings
 
 
-def tell(found: Sequence[Findings]) -> None:
-    """Prints a table a scenario, and at last the figures."""
+def tell(found: Sequence[Findings], facts: Mapping[str, str]) -> None:
+    """Prints a table a scenario, the machine, and at last the figures."""
     for findings in found:
         rows = [(reading.name, figures.text(reading.value, reading.unit)) for reading in findings.readings]
         _put(f"\n{table((findings.scenario, ''), rows)}")
         for note in findings.notes:
             _put(f"{note}\n")
+    _put(f"\n{pairs(facts)}")
     cells = figures.cells(figure for findings in found for figure in findings.figures)
     if cells:
         _put(f"\n{table(figures.HEADS, cells)}")
 
 
-def write_json(path: Path, found: Sequence[Findings], scale: str, repeat: int) -> None:
+def write_json(path: Path, found: Sequence[Findings], facts: Mapping[str, str], how: str) -> None:
     """All numbers. Raises: CommandFailed."""
-    said = {"machine": machine.facts(), "scale": scale, "repeat": repeat, "scenarios": list(found)}
+    said = {"machine": facts, "how": how, "scenarios": list(found)}
     _write(path, msgspec.json.format(msgspec.json.encode(said)))
 
 
-def write_report(path: Path, found: Sequence[Findings], scale: str, repeat: int) -> None:
+def write_report(path: Path, found: Sequence[Findings], facts: Mapping[str, str], how: str) -> None:
     """The page. Raises: CommandFailed."""
-    how = f"Scale {scale}, {f'medians of {repeat} runs' if repeat > 1 else 'one run'}"
-    _write(path, report.page(found, machine.facts(), how).encode())
+    _write(path, report.page(found, facts, how).encode())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -17,8 +17,6 @@ import uvloop
 
 from cluster.lab.bench.agents import SimulatedAgents
 from cluster.lab.bench.caller import SimulatedCaller
-from cluster.lab.bench.feed_watch import FeedWatch
-from cluster.lab.bench.ping_pong import PingPong
 from cluster.lab.bench.probe import Probe
 from cluster.lab.bench.tally import Tally
 
@@ -40,8 +38,8 @@ class Answer(msgspec.Struct):
 
 
 def orders() -> dict[str, Callable[..., Awaitable[Tally]]]:
-    """All that this process can be told."""
-    agents, caller, probe, redis, feed = SimulatedAgents(), SimulatedCaller(), Probe(), PingPong(), FeedWatch()
+    """What this process can be told, but for what needs Redis."""
+    agents, caller, probe = SimulatedAgents(), SimulatedCaller(), Probe()
     return {
         "agents.connect": agents.connect,
         "agents.storm": agents.storm,
@@ -54,10 +52,20 @@ def orders() -> dict[str, Callable[..., Awaitable[Tally]]]:
         "caller.open": caller.open,
         "caller.flood": caller.flood,
         "caller.pace": caller.pace,
-        "feed.begin": feed.begin,
-        "feed.ends": feed.ends,
         "probe.connect": probe.connect,
         "probe.watch": probe.watch,
+    }
+
+
+def orders_with_redis() -> dict[str, Callable[..., Awaitable[Tally]]]:
+    """The others. Few processes are told them, and the driver takes longer to import than all the rest."""
+    from cluster.lab.bench.feed_watch import FeedWatch  # noqa: PLC0415
+    from cluster.lab.bench.ping_pong import PingPong  # noqa: PLC0415
+
+    feed, redis = FeedWatch(), PingPong()
+    return {
+        "feed.begin": feed.begin,
+        "feed.ends": feed.ends,
         "redis.echo": redis.echo,
         "redis.serve": redis.serve,
     }
@@ -70,6 +78,8 @@ async def serve(control: socket.socket) -> None:
     while line := await reader.readline():
         order = msgspec.json.decode(line, type=Order)
         try:
+            if order.name not in known:
+                known |= orders_with_redis()
             answer = Answer(await known[order.name](**order.given))
         except Exception as error:  # noqa: BLE001 - told to whoever gave the order
             answer = Answer(error=f"{type(error).__name__}: {error}")
