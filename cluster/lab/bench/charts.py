@@ -32,7 +32,7 @@ def _bars(chart: Chart) -> str:
         parts.append(
             f'<rect class="c{number}" x="{_LEFT}" y="{y}" width="{max(1.0, value * scale):.1f}" height="{_BAR}" rx="2"/>'
         )
-        parts.append(_text(_LEFT + value * scale + 6, y + _BAR - 4, text(value, chart.unit), "start"))
+        parts.append(_text(_LEFT + max(0.0, value) * scale + 6, y + _BAR - 4, text(value, chart.unit), "start"))
     return _frame(_TOP + len(rows) * (_BAR + _GAP), parts) + _legend(chart)
 
 

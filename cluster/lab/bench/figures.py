@@ -64,9 +64,9 @@ HEADS: Final = ("figure", "measured", "limit", "ratio", "reach", "beyond", "")
 
 
 def verdict(row: Row, figure: Figure) -> str:
-    """How it stands to its targets: beyond, reached, missed; "" where there is none to stand to."""
+    """How it stands to its targets: beyond, reached, missed; "" where there is none to stand to, or nothing that could be measured."""
     value = figure.ratio if row.is_ratio else figure.measured
-    if value is None or row.reach is None or row.beyond is None:
+    if value is None or value <= 0 or row.reach is None or row.beyond is None:
         return ""
     sign = -1 if row.more_is_better else 1
     if value * sign <= row.beyond * sign:

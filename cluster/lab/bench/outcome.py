@@ -10,6 +10,7 @@ from cluster.client.tables import pairs, table
 from cluster.errors import CommandFailed
 from cluster.lab.bench import figures, report
 from cluster.lab.bench.findings import Findings
+from cluster.lab.bench.run import ABOUT
 
 
 def tell(found: Sequence[Findings], facts: Mapping[str, str]) -> None:
@@ -33,7 +34,7 @@ def write_json(path: Path, found: Sequence[Findings], facts: Mapping[str, str], 
 
 def write_report(path: Path, found: Sequence[Findings], facts: Mapping[str, str], how: str) -> None:
     """The page. Raises: CommandFailed."""
-    _write(path, report.page(found, facts, how).encode())
+    _write(path, report.page(found, facts, how, ABOUT).encode())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -27,25 +27,25 @@ svg { width: 100%; max-width: 720px; height: auto; font-size: 12px; } svg text {
 """
 
 
-def page(found: Sequence[Findings], machine: Mapping[str, str], how: str) -> str:
-    """The whole page. `how`: what was run."""
+def page(found: Sequence[Findings], machine: Mapping[str, str], how: str, about: Mapping[str, str]) -> str:
+    """The whole page. `how`: what was run; `about`: a line on each scenario."""
     cells = figures.cells(figure for findings in found for figure in findings.figures)
     parts = [
         "<h1>Agent-Server benchmark</h1>",
         f'<p class="soft">{escape(how)}. Figures are ratios to limits of the same machine, measured in the same run.</p>',
         f"<h2>Figures</h2>{_figures(cells)}" if cells else "",
-        *map(_section, found),
+        *(_section(findings, about.get(findings.scenario, "")) for findings in found),
         f"<h2>Machine</h2>{_table(machine.items())}",
     ]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Agent-Server benchmark</title><style>{_STYLE}</style>'
     return f"{head}<body>{''.join(parts)}</body></html>\n"
 
 
-def _section(findings: Findings) -> str:
+def _section(findings: Findings, about: str) -> str:
     rows = [(reading.name, figures.text(reading.value, reading.unit)) for reading in findings.readings]
     notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in findings.notes)
     charts = "".join(map(svg, findings.charts))
-    return f"<h2>{escape(findings.scenario)}</h2>{charts}{_table(rows)}{notes}"
+    return f'<h2>{escape(findings.scenario)}</h2><p class="soft">{escape(about)}</p>{charts}{_table(rows)}{notes}'
 
 
 def _figures(cells: Sequence[tuple[str, ...]]) -> str:

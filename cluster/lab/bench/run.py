@@ -41,6 +41,10 @@ SCENARIOS: Final = {
     "scale": Scenario(scale.run, scale.STEPS, "more nodes: CPU a message must stay flat"),
 }
 SIZE, ALL = "size", "all"
+ABOUT: Final = {
+    **{name: scenario.about for name, scenario in SCENARIOS.items()},
+    SIZE: "how many nodes, how much memory, which Redis, by what was measured here",
+}
 NAMES: Final = (*SCENARIOS, SIZE, ALL)
 
 

@@ -30,6 +30,7 @@ def row(key: str) -> figures.Row:
         (Figure("connect", 1500), "reached"),
         (Figure("connect", 200), "missed"),
         (Figure("redis_open", 200), ""),
+        (Figure("idle", -3, 4), ""),  # less than could be measured
     ],
 )
 def test_a_figure_stands_somewhere_to_its_targets(figure: Figure, expected: str) -> None:
@@ -69,12 +70,13 @@ def test_the_page_loads_nothing() -> None:
     found = Findings("results", charts=[BARS, LINES], notes=["said <beside> it"])
     found.read("CPU a message", 12.3, "us")
     found.figure("frame", 12, 10)
-    page = report.page([found], {"cpu": "2 x <any>"}, "all, scale tiny")
+    page = report.page([found], {"cpu": "2 x <any>"}, "all, scale tiny", {"results": "durable & quick"})
     assert "http" not in page
     assert "src=" not in page
     assert "url(" not in page
     assert page.count("<svg") == 2
     assert '<td class="reached">reached</td>' in page
+    assert "durable &amp; quick" in page
     assert "<any>" not in page
 
 
