@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from cluster.errors import StartError
 from cluster.lab.bench import crew
 from cluster.lab.bench.crew import Fleet, Worker
 from cluster.lab.bench.meter import Meter, memory_bytes
@@ -88,6 +89,6 @@ async def test_a_large_fleet_has_more_processes(agents: int, processes: int) -> 
 
 async def test_an_order_that_fails_is_told_in_a_line() -> None:
     async with crew.worker() as worker:
-        with pytest.raises(Exception, match="no.such: KeyError"):
+        with pytest.raises(StartError, match=r"no\.such: KeyError"):
             await worker.do("no.such")
         assert (await worker.do("agents.close")).done == 0
