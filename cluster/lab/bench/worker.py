@@ -52,7 +52,6 @@ def orders() -> dict[str, Callable[..., Awaitable[Tally]]]:
         "caller.open": caller.open,
         "caller.flood": caller.flood,
         "caller.pace": caller.pace,
-        "probe.connect": probe.connect,
         "probe.watch": probe.watch,
     }
 

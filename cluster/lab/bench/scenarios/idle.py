@@ -26,7 +26,6 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         base = await _idle(stage, None, sizes.idle_s / 4)
         step(f"connecting {few}")
         await crowd.grow(HOST, stage.port, few)
-        await prober.do("probe.connect", host=HOST, port=stage.port)
         memory = memory_bytes(node)
         step(f"messages of {few}")
         with_few, _ = await _talking(stage, crowd, prober, sizes)
@@ -85,6 +84,6 @@ async def _talking(stage: Stage, crowd: Fleet, prober: Worker, sizes: Sizes) -> 
     meter = stage.meter()
     tally, stalls = await asyncio.gather(
         crowd.pace("result", sizes.crowd_per_s, sizes.idle_s),
-        prober.do("probe.watch", pid=stage.pids["n1"], seconds=sizes.idle_s),
+        prober.do("probe.watch", host=HOST, port=stage.port, pid=stage.pids["n1"], seconds=sizes.idle_s),
     )
     return meter.spent_s()["n1"] * 1e6 / max(1, tally.done), stalls
