@@ -9,7 +9,7 @@ import collections
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -81,9 +81,12 @@ class SimulatedAgents:
         failed = await self._answered()
         return Tally(done=self._acked, failed=failed, seconds=time.monotonic() - began)
 
-    async def pace(self, kind: str, per_s: float, seconds: float, lines: int = 1) -> Tally:
-        """Messages at a rate, spread evenly over the agents. Latencies run from when a message was due to its ack."""
-        make, turns = self._says.maker(kind, lines), self._turns()
+    async def pace(self, kind: str, per_s: float, seconds: float, heartbeats_per_s: float = 0.0) -> Tally:
+        """Messages at a rate, spread evenly over the agents. Latencies run from when a message was due to its ack.
+
+        `heartbeats_per_s`: sent beside, and not counted.
+        """
+        make, turns = self._says.maker(kind), self._turns()
         self._acked, self._latencies_us = 0, []
         has_acks = kind != "heartbeat"
 
@@ -95,7 +98,9 @@ class SimulatedAgents:
                 link.due.append(due_ns)
 
         began = time.monotonic()
-        sent = await pace.at_rate(per_s, seconds, fire)
+        sent, _ = await asyncio.gather(
+            pace.at_rate(per_s, seconds, fire), pace.at_rate(heartbeats_per_s, seconds, self._beat())
+        )
         failed = await self._answered()
         done = self._acked if has_acks else sent
         return Tally(done, failed, time.monotonic() - began, self._latencies_us)
@@ -200,6 +205,11 @@ class SimulatedAgents:
         return f"bench-{self._tag:08x}-{number:08d}-0123456789abcdef0123456789abcdef"
 
     # ---- talking
+
+    def _beat(self) -> Callable[[int], None]:
+        """Says that the next agent lives."""
+        turns, frame = self._turns(), self._says.maker("heartbeat")(0)
+        return lambda _: next(turns).transport.write(frame)
 
     def _turns(self) -> Iterator[AgentLink]:
         links = list(self._links.values())

@@ -93,14 +93,16 @@ class Fleet:
         """See SimulatedAgents.flood."""
         return await self._all("agents.flood", kind=kind, seconds=seconds, window=window, lines=lines)
 
-    async def pace(self, kind: str, per_s: float, seconds: float, *, lines: int = 1) -> Tally:
-        """See SimulatedAgents.pace. The rate is that of all together."""
-        shares = [per_s * count / self.count for count in self._counts]
+    async def pace(self, kind: str, per_s: float, seconds: float, *, heartbeats_per_s: float = 0.0) -> Tally:
+        """See SimulatedAgents.pace. The rates are those of all together."""
+        shares = [count / self.count for count in self._counts]
         calls = [
-            worker.do("agents.pace", kind=kind, per_s=share, seconds=seconds, lines=lines)
+            worker.do(
+                "agents.pace", kind=kind, per_s=per_s * share, seconds=seconds, heartbeats_per_s=heartbeats_per_s * share
+            )
             for worker, share in zip(self._workers, shares, strict=True)
             if share
-        ]
+        ]  # fmt: skip
         return together(await asyncio.gather(*calls))
 
     async def storm(self, host: str, port: int, at_once: int) -> Tally:

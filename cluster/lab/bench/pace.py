@@ -9,6 +9,8 @@ _TICK_S = 0.001
 
 async def at_rate(per_s: float, seconds: float, fire: Callable[[int], None]) -> int:
     """Calls `fire(due_ns)` for each piece of load; returns how many there were. What fell behind is made up for, and stays due when it was."""
+    if per_s <= 0:
+        return 0
     began_ns = time.monotonic_ns()
     gap_ns = 1e9 / per_s
     total = int(per_s * seconds)
