@@ -11,7 +11,7 @@ import shutil
 from cluster.lab.bench.crew import fleet, worker
 from cluster.lab.bench.meter import Meter
 from cluster.lab.bench.redis_facts import facts_of
-from cluster.lab.bench.stage import HOST, SECRET, Stage, bare_server
+from cluster.lab.bench.stage import HOST, SECRET, Stage, bare_server, cpu_of_node, cpu_of_router
 from cluster.lab.bench.tally import Tally
 
 PICOWS = "cluster.lab.bench.limit_picows"
@@ -63,11 +63,12 @@ async def request_us(connections: int, seconds: float, warm_s: float) -> float:
 
 
 async def ping_pong(stage: Stage, count: int) -> Tally:
-    """XADD -> XREAD from process to process, over the Redis of a stage; latencies of one way."""
+    """XADD -> XREAD from process to process, over the Redis of a stage, on the CPUs of router and node; latencies of one way."""
     async with worker() as one, worker() as other:
-        await other.do("redis.echo", url=stage.redis_url)
-        await one.do("redis.serve", url=stage.redis_url, count=max(10, count // 10))
-        return await one.do("redis.serve", url=stage.redis_url, count=count)
+        router_cpu, node_cpu = cpu_of_router(), cpu_of_node()
+        await other.do("redis.echo", url=stage.redis_url, cpu=node_cpu)
+        await one.do("redis.serve", url=stage.redis_url, cpu=router_cpu, count=max(10, count // 10))
+        return await one.do("redis.serve", url=stage.redis_url, cpu=router_cpu, count=count)
 
 
 async def xadd_us(stage: Stage, entry: list[str], count: int) -> float:

@@ -1,6 +1,7 @@
 """A bare XADD -> XREAD between two processes, over the Redis client that nodes and routers use. One limit of how fast a task can arrive."""
 
 import asyncio
+import os
 import time
 
 from cluster import settings
@@ -16,13 +17,15 @@ class PingPong:
     def __init__(self) -> None:
         self._echo: asyncio.Task[None] | None = None
 
-    async def echo(self, url: str) -> Tally:
-        """Answers from here on, until the process ends."""
+    async def echo(self, url: str, cpu: int) -> Tally:
+        """Answers from here on, until the process ends; stays on this CPU, as nodes and routers stay on theirs."""
+        os.sched_setaffinity(0, {cpu})
         self._echo = asyncio.create_task(self._answer(_store(url)), name="pong")
         return Tally()
 
-    async def serve(self, url: str, count: int) -> Tally:
+    async def serve(self, url: str, cpu: int, count: int) -> Tally:
         """One after the other; latencies are half of a round trip: from the XADD of one process to the reader of the other."""
+        os.sched_setaffinity(0, {cpu})
         store, tally, last = _store(url), Tally(), "0"
         async with store.session() as client:
             await client.delete(_PONG)

@@ -54,7 +54,7 @@ class Stage:
     async def single_node(self) -> AsyncIterator[int]:
         """A node with a port of its own beside the others, as `agent-server node` runs it: its port. Its name in `pids` is `single`."""
         with ports.listen(HOST, 0) as public, ports.listen(HOST, 0) as admin:
-            post = Post("bench-single", _cpus()[-1], admin, public=public)
+            post = Post("bench-single", cpu_of_node(), admin, public=public)
             environ = programs.child_environ(os.environ, programs.how_to_reach(self.redis_url, Redis()))
             process = await spawn(programs.program(post, programs.of_this_python().node, str(self._config), environ))
             await _until_ready(process)
@@ -154,7 +154,7 @@ class Bare:
 @contextlib.asynccontextmanager
 async def bare_server(module: str, *, is_router: bool = False) -> AsyncIterator[Bare]:
     """One of our servers to compare with, on the CPU that a node has, or the router. Raises: StartError."""
-    cpu = _cpus()[0 if is_router else -1]
+    cpu = cpu_of_router() if is_router else cpu_of_node()
     with ports.listen(HOST, 0) as public:
         command = (*programs.module_command(module), "--listen-fd", str(public.fileno()), "--cpu", str(cpu))
         environ = programs.child_environ(os.environ, {})
@@ -177,5 +177,11 @@ async def _until_ready(process: Process) -> None:
         raise StartError(f"{process.name} does not start: {process.last_line or 'it said nothing'}")
 
 
-def _cpus() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
+def cpu_of_router() -> int:
+    """Where `start` puts the router."""
+    return min(os.sched_getaffinity(0))
+
+
+def cpu_of_node() -> int:
+    """Where we put what is compared with a node. `start` deals nodes out in turn, and with two CPUs the first one is here."""
+    return max(os.sched_getaffinity(0))
