@@ -34,8 +34,6 @@ class FeedWatch:
     async def _read(self, url: str, feed: str) -> None:
         store, last = Store(settings.Redis(enabled=True, url=url)), "0"
         while True:
-            async with store.reader() as client:
-                found = await client.xread({feed: last}, count=1000, block=BLOCK_MS)
-            for _, entries in found:
-                self._latencies_us += [traffic.late_us(fields[b"task_id"]) for _, fields in entries]
-                last = entries[-1][0].decode()
+            for entry in await store.read_streams({feed: last}, 1000, BLOCK_MS):
+                self._latencies_us.append(traffic.late_us(entry.fields[b"task_id"]))
+                last = entry.id

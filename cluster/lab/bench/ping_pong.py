@@ -9,6 +9,7 @@ from cluster.lab.bench.tally import Tally
 from cluster.redis_client import BLOCK_MS, Store
 
 _PING, _PONG = "bench:ping", "bench:pong"
+_ENTRY = ("agent", "7f1c8a2e-0000-8000-8000-000000000000", "frame", "x" * 300)
 
 
 class PingPong:
@@ -50,13 +51,10 @@ def _store(url: str) -> Store:
 
 
 async def _add(store: Store, key: str) -> None:
-    async with store.session() as client:
-        await client.xadd(key, {"agent": "7f1c8a2e-0000-8000-8000-000000000000", "frame": "x" * 300}, maxlen=100)
+    await store.ask(("XADD", key, "MAXLEN", "~", 100, "*", *_ENTRY), may_repeat=False)
 
 
 async def _next(store: Store, key: str, last: str) -> str:
     while True:
-        async with store.reader() as client:
-            found = await client.xread({key: last}, count=1, block=BLOCK_MS)
-        if found:
-            return str(found[0][1][-1][0].decode())
+        if found := await store.read_streams({key: last}, 1, BLOCK_MS):
+            return found[-1].id

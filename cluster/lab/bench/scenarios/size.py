@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from cluster.feeds import GENERATION_MS, RECORD_MS
+from cluster.feeds import GENERATION_MS
+from cluster.keys import RECORD_MS
 from cluster.lab.bench.findings import Chart, Findings
 from cluster.settings import Settings
 
