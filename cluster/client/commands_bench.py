@@ -45,8 +45,8 @@ def bench(
         raise ConfigError(f"no scale {scale}: {', '.join(SIZES)}")
     wanted = Wanted(agents, tasks, logs)
     facts, how = machine.facts(), f"{scenario}, scale {scale}, runs: {repeat}"
-    found = asyncio.run(run(scenario, SIZES[scale], repeat, wanted, Progress()))
-    outcome.tell(found, facts)
+    found = asyncio.run(run(scenario, SIZES[scale], repeat, wanted, Progress(), outcome.tell))
+    outcome.tell_figures(found, facts)
     if json:
         outcome.write_json(json, found, facts, how)
     if report:

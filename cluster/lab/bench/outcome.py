@@ -13,13 +13,16 @@ from cluster.lab.bench.findings import Findings
 from cluster.lab.bench.run import ABOUT
 
 
-def tell(found: Sequence[Findings], facts: Mapping[str, str]) -> None:
-    """Prints a table a scenario, the machine, and at last the figures."""
-    for findings in found:
-        rows = [(reading.name, figures.text(reading.value, reading.unit)) for reading in findings.readings]
-        _put(f"\n{table((findings.scenario, ''), rows)}")
-        for note in findings.notes:
-            _put(f"{note}\n")
+def tell(findings: Findings) -> None:
+    """Prints the table of one scenario."""
+    rows = [(reading.name, figures.text(reading.value, reading.unit)) for reading in findings.readings]
+    _put(f"\n{table((findings.scenario, ''), rows)}")
+    for note in findings.notes:
+        _put(f"{note}\n")
+
+
+def tell_figures(found: Sequence[Findings], facts: Mapping[str, str]) -> None:
+    """Prints the machine, and the figures of all scenarios."""
     _put(f"\n{pairs(facts)}")
     cells = figures.cells(figure for findings in found for figure in findings.figures)
     if cells:

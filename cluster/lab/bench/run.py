@@ -48,12 +48,17 @@ ABOUT: Final = {
 NAMES: Final = (*SCENARIOS, SIZE, ALL)
 
 
-async def run(name: str, sizes: Sizes, repeat: int, wanted: Wanted, progress: Progress) -> list[Findings]:
-    """Measures one scenario, or all. Raises: StartError."""
-    names = {ALL: tuple(SCENARIOS), SIZE: size.NEEDS}.get(name, (name,))
-    found = {one: await _measured(one, sizes, repeat, progress) for one in names}
+async def run(
+    name: str, sizes: Sizes, repeat: int, wanted: Wanted, progress: Progress, tell: Callable[[Findings], None]
+) -> list[Findings]:
+    """Measures one scenario, or all, and tells of each as it ends. Raises: StartError."""
+    found: dict[str, Findings] = {}
+    for one in {ALL: tuple(SCENARIOS), SIZE: size.NEEDS}.get(name, (name,)):
+        found[one] = await _measured(one, sizes, repeat, progress)
+        tell(found[one])
     if name in (ALL, SIZE):
         found[SIZE] = size.answer(wanted, found)
+        tell(found[SIZE])
     return list(found.values())
 
 
