@@ -166,6 +166,11 @@ class AgentProcess:
         if self._connection is not None:
             self._connection.reset()
 
+    def abandon(self) -> None:
+        """Give the connection up, as after a deadline: it stays open and unread."""
+        if self._connection is not None:
+            self._give_up("abandoned")
+
     def send_raw(self, payload: bytes) -> None:
         """Write this frame, whatever it is; it is not recorded."""
         if self._connection is not None:

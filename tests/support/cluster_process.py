@@ -171,6 +171,11 @@ class ClusterProcess:
         routers = self.routers()
         return self._signal(routers[router_id] if router_id else next(iter(routers.values())), number)
 
+    def nodes_mib(self) -> float:
+        """What the nodes weigh together: resident memory."""
+        pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.nodes().values())
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
     def output(self, chars: int = 3000) -> str:
         """The end of what it printed."""
         texts = (path.read_text(errors="replace")[-chars:] for path in (self.stdout, self.stderr) if path.exists())
@@ -233,8 +238,9 @@ def _merged(config: Mapping[str, Section], over: Mapping[str, Section]) -> dict[
 
 
 def _module_in(argv: Sequence[str]) -> str:
-    """What follows `-m`."""
-    return _after(argv, "-m")
+    """What follows the last `-m`: one module may run another."""
+    modules = [argv[place + 1] for place, word in enumerate(argv[:-1]) if word == "-m"]
+    return modules[-1] if modules else ""
 
 
 def _id_in(argv: Sequence[str]) -> str:

@@ -14,6 +14,12 @@ class Ledger:
         self._accepted: set[str] = set()
         self._ended: set[str] = set()
 
+    def forget(self) -> None:
+        """Begin anew with what the recorder holds now."""
+        self._read = 0
+        for known in (self._posted, self._accepted, self._ended):
+            known.clear()
+
     def accepted(self) -> int:
         """How many tasks were answered with 200."""
         self._follow()

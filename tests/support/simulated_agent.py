@@ -94,6 +94,10 @@ class SimulatedAgent:
         """Reset the connection; the process lives and comes back."""
         self.process.cut()
 
+    def abandon(self) -> None:
+        """Give the connection up and dial anew; the old one stays open, unread."""
+        self.process.abandon()
+
     def freeze(self) -> None:
         """SIGSTOP: it reads nothing, sends nothing and times nothing, until `thaw`."""
         self.process.freeze()

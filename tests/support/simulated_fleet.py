@@ -15,9 +15,14 @@ from tests.support.recorder import Recorder
 from tests.support.simulated_agent import SimulatedAgent
 from tests.support.task_runner import Behaviour
 
+SECRET = "secret-of-"
+
 
 class Fleet:
-    """Agents `prefix-0`, `prefix-1` and so on, with host ids from `first_host_id`. `url_of` spreads them over several addresses."""
+    """Agents `prefix-0`, `prefix-1` and so on, with host ids from `first_host_id`. `url_of` spreads them over several addresses.
+
+    Their tokens begin with `SECRET`, so that a token is known wherever it stands and should not.
+    """
 
     def __init__(
         self,
@@ -35,7 +40,7 @@ class Fleet:
         self.agents = [
             SimulatedAgent(
                 url_of(number) if url_of else base_url,
-                token=f"{prefix}-{number}",
+                token=f"{SECRET}{prefix}-{number}",
                 name=f"{prefix}-{number}",
                 host_id=first_host_id + number,
                 recorder=recorder,
