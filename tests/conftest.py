@@ -31,6 +31,8 @@ if not os.environ.get("CI"):  # in CI, Hypothesis chooses a profile of its own: 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="faults, machines, fuzz: the long form")
+    parser.addoption("--report", metavar="FILE", help="faults: write what was found as a table in Markdown")
+    parser.addoption("--soak-hours", type=float, default=0.05, metavar="H", help="faults: how long the soak test takes")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

@@ -9,8 +9,10 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
+from tests.faults.finding import Finding
 from tests.faults.scene import Scene
 
+_KILLS = ("node", "router", "redis")
 Blow = Callable[[], Awaitable[str]]  # says whom it struck; "" when nobody was there
 
 
@@ -40,6 +42,12 @@ class Havoc:
                 self.struck[kind] += 1
                 self._scene.recorder.fault(f"struck: {victim}")
             await _pause(until, self._chance.uniform(*self._pause_s))
+
+    def tell(self, finding: Finding) -> None:
+        """How much was struck."""
+        kills = sum(self.struck[kind] for kind in _KILLS)
+        finding.killed(kills)
+        finding.struck(self.struck.total() - kills)
 
     async def _node(self) -> str:
         node_id = self._any_node()

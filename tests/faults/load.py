@@ -6,6 +6,7 @@ stalls is not spared.
 
 import asyncio
 import random
+from typing import TypedDict
 
 import msgspec
 
@@ -15,7 +16,12 @@ from tests.support.http_client import Response
 from tests.support.task_runner import Behaviour, Execution
 
 _BATCH = 4
-_GIVE_UP_S = 120.0
+_EXECUTIONS = 50
+
+
+class _How(TypedDict):
+    give_up_s: float
+    everywhere: bool
 
 
 class Mixture(msgspec.Struct, frozen=True):
@@ -26,7 +32,7 @@ class Mixture(msgspec.Struct, frozen=True):
 
 
 class Load:
-    """Posts `count` tasks to hosts 1 to `hosts`, `per_s` of them a second."""
+    """Posts `count` tasks to hosts 1 to `hosts`, `per_s` of them a second; `everywhere`: to every router at once."""
 
     def __init__(
         self,
@@ -37,6 +43,9 @@ class Load:
         per_s: float,
         chance: random.Random,
         mixture: Mixture | None = None,
+        everywhere: bool = False,
+        give_up_s: float = 120.0,
+        first_execution: int = 1,
     ) -> None:
         self._control_plane = control_plane
         self._hosts = hosts
@@ -44,6 +53,9 @@ class Load:
         self._per_s = per_s
         self._chance = chance
         self._mixture = mixture or Mixture()
+        self._everywhere = everywhere
+        self._give_up_s = give_up_s
+        self._first_execution = first_execution
         self.posted = 0
         self.cancelled = 0
 
@@ -59,19 +71,23 @@ class Load:
     async def _call(self) -> None:
         host = self._chance.randint(1, self._hosts)
         is_batch = self._chance.random() < self._mixture.batches
-        tasks = [new_task(host, execution_id=self._chance.randint(1, 50)) for _ in range(_BATCH if is_batch else 1)]
+        tasks = [new_task(host, execution_id=self._execution()) for _ in range(_BATCH if is_batch else 1)]
         self.posted += len(tasks)
         cancelled = [str(task["id"]) for task in tasks if self._chance.random() < self._mixture.cancels]
         pause_s = self._chance.random()
+        how: _How = {"give_up_s": self._give_up_s, "everywhere": self._everywhere}
         if is_batch:
-            _require(await self._control_plane.post_batch(host, tasks, give_up_s=_GIVE_UP_S))
+            _require(await self._control_plane.post_batch(host, tasks, **how))
         else:
-            _require(await self._control_plane.post_task(host, tasks[0], give_up_s=_GIVE_UP_S))
+            _require(await self._control_plane.post_task(host, tasks[0], **how))
         if cancelled:
             await asyncio.sleep(pause_s)
         for task_id in cancelled:
             self.cancelled += 1
-            _require(await self._control_plane.cancel(host, task_id, give_up_s=_GIVE_UP_S))
+            _require(await self._control_plane.cancel(host, task_id, give_up_s=self._give_up_s))
+
+    def _execution(self) -> int:
+        return self._first_execution + self._chance.randrange(_EXECUTIONS)
 
 
 def _require(answer: Response) -> None:

@@ -1,27 +1,24 @@
-"""F19: agents send everything three times more, in any order, on the same connection and on another node's: one entry each."""
+"""F19, F25: agents send everything again, in any order, on the same connection and on another node's, or under new ids: one entry each."""
 
 import asyncio
 import random
 from pathlib import Path
 
-import pytest
-
+from tests.faults.finding import Finding
 from tests.faults.load import Load, Mixture, varied
 from tests.faults.scene import Scene
 from tests.support.agent_options import Options
 from tests.support.redis_server import RedisServer
-from tests.support.said import Say
 from tests.support.simulated_agent import SimulatedAgent
-
-pytestmark = pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)
 
 TIMES = 3
 
 
 async def test_what_is_sent_three_times_more_and_in_any_order_is_written_once(
-    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
+    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
     agents, rounds = (100, 10) if is_long else (20, 3)
+    finding.about("F19", f"agents resend everything {TIMES} times, reordered", f"{agents} agents, 150 tasks/s")
     options = Options(keeps_sent=True, doubles_results=True)
     async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance), options=options) as scene:
         frames = 0
@@ -35,8 +32,45 @@ async def test_what_is_sent_three_times_more_and_in_any_order_is_written_once(
                 frames += sum(_repeat(agent, chance) for agent in scene.fleet.agents)
             await scene.fleet.connected()
             frames += sum(_repeat(agent, chance) for agent in scene.fleet.agents)
-        say(f"{frames} frames sent again")
-        await scene.judge(say)
+            finding.struck(2)
+        finding.measured("frames sent again", frames)
+        await scene.judge(finding)
+
+
+async def test_an_outbox_replayed_under_new_ids_ends_no_task_again(
+    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
+) -> None:
+    """Each process that reads the file sends it all under ids of its own; the acks before did not empty it."""
+    agents, restarts = (100, 10) if is_long else (20, 3)
+    finding.about(
+        "F25", "each result under two ids, and the outbox under new ids by every new process", f"{agents} agents"
+    )
+    options = Options(doubles_results=True, outbox_keeps_acked=True)
+    async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance), options=options) as scene:
+        load = Load(
+            scene.control_plane, hosts=agents, count=10 * agents, per_s=150.0, chance=chance, mixture=Mixture(cancels=0)
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            for _ in range(4):
+                await asyncio.sleep(0.3)
+                for agent in scene.fleet.agents:
+                    agent.cut()  # what ends now is written to the file
+        await _calm(scene)
+        kept = sum(len(agent.outbox) for agent in scene.fleet.agents)
+        assert kept, "nothing was ever kept in an outbox"
+        for _ in range(restarts):
+            for agent in scene.fleet.agents:
+                agent.restart_process()
+            await _calm(scene)
+            finding.struck(agents)
+        finding.measured("messages kept in outboxes, and sent again by each process", kept)
+        await scene.judge(finding)
+
+
+async def _calm(scene: Scene) -> None:
+    await scene.fleet.connected()
+    await scene.fleet.settled()
 
 
 def _repeat(agent: SimulatedAgent, chance: random.Random) -> int:

@@ -5,13 +5,13 @@ import random
 import time
 from pathlib import Path
 
+from tests.faults.finding import Finding
 from tests.faults.load import Load, varied
 from tests.faults.scene import Scene
 from tests.support.control_plane import as_bytes, new_task
 from tests.support.http_client import Response
 from tests.support.recorder import Closed, Opened
 from tests.support.redis_server import RedisServer
-from tests.support.said import Say
 from tests.support.slowness import slowness
 
 AWAY_S = 5.0
@@ -20,23 +20,24 @@ SUCCESS_AFTER_S = 2.0
 
 
 async def test_a_killed_redis_costs_503_and_nothing_else(
-    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, say: Say, is_long: bool
+    faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    agents, kills = (200, 5) if is_long else (60, 1)
+    agents, kills = (200, 8) if is_long else (60, 1)
+    finding.about("F6", "Redis `kill -9`, back after 5 s with its AOF", f"{agents} agents, 50 tasks/s")
     async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance)) as scene:
         load = Load(scene.control_plane, hosts=agents, count=kills * 500, per_s=50.0, chance=chance)
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
             for _ in range(kills):
                 await asyncio.sleep(2.0)
-                await _kill_and_return(scene, say)
+                await _kill_and_return(scene, finding)
         dropped = scene.recorder.of(Closed)
-        say(f"{len(dropped)} of {len(scene.recorder.of(Opened))} sockets dropped")
+        finding.measured("sockets dropped", f"{len(dropped)} of {len(scene.recorder.of(Opened))}", "0")
         assert not dropped
-        await scene.judge(say)
+        await scene.judge(finding)
 
 
-async def _kill_and_return(scene: Scene, say: Say) -> None:
+async def _kill_and_return(scene: Scene, finding: Finding) -> None:
     limit_s = SUCCESS_AFTER_S * await slowness()
     scene.recorder.fault("kill -9 of Redis")
     scene.redis.kill()
@@ -48,9 +49,11 @@ async def _kill_and_return(scene: Scene, say: Say) -> None:
     while (await _post(scene)).status != 200:
         assert time.monotonic() - back_s <= limit_s, "no POST was taken"
     took_s = time.monotonic() - back_s
-    say(
-        f"{len(refused_s)} of {len(refused_s)} POSTs refused within {max(refused_s):.2f} s; the first taken after {took_s:.2f} s"
+    finding.killed()
+    finding.measured(
+        f"{len(refused_s)} of {len(refused_s)} POSTs 503 with Retry-After, at most after", max(refused_s), "<= 3 s"
     )
+    finding.measured("first POST taken after Redis", took_s, f"<= {SUCCESS_AFTER_S:g} s")
     assert took_s <= limit_s
 
 

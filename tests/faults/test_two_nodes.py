@@ -11,6 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from cluster import close_codes
+from tests.faults.finding import Finding
+from tests.faults.scene import READY_S
 from tests.faults.torn_agent import Line, TornAgent
 from tests.support.agent_options import Identity
 from tests.support.checker import Rules, check
@@ -21,10 +23,7 @@ from tests.support.feed_reader import FeedReader
 from tests.support.ledger import Ledger
 from tests.support.recorder import Recorder
 from tests.support.redis_server import RedisServer
-from tests.support.said import Say
 from tests.support.service_process import Role, ServiceProcess
-
-pytestmark = pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)
 
 APART_S = 0.03  # at the most, between the two dials
 LATE_S = 0.25  # what a loser reads later than this after its successor was open was sent to the wrong one
@@ -45,7 +44,7 @@ async def services(faithful_redis: RedisServer, tmp_path: Path) -> AsyncIterator
             service = ServiceProcess(role, tmp_path / name, redis_url=faithful_redis.url, config=CONFIG)
             services[name] = await stack.enter_async_context(service)
         for service in services.values():
-            await service.wait_ready(30.0)
+            await service.wait_ready(READY_S)
         yield services
 
 
@@ -103,9 +102,10 @@ async def test_of_two_connections_the_newest_owns_and_the_other_gets_nothing(
     services: dict[str, ServiceProcess],
     faithful_redis: RedisServer,
     chance: random.Random,
-    say: Say,
+    finding: Finding,
     is_long: bool,
 ) -> None:
+    finding.about("F17", "one agent dials two nodes at about the same time", "a POST a round")
     recorder = Recorder()
     ledger = Ledger(recorder)
     agent = TornAgent(Identity(services["r"].url, "torn", "torn"), recorder)
@@ -117,12 +117,14 @@ async def test_of_two_connections_the_newest_owns_and_the_other_gets_nothing(
         contest = Contest(services, agent, redis, chance)
         for _ in range(1_000 if is_long else 150):
             await contest.round()
+            finding.struck()
         await eventually(lambda: _repeated(agent) or ledger.unfinished(), 30.0, every_s=0.2)
         await reader.caught_up()
     codes = Counter(line.close_code for line in agent.lines if not line.is_open)
-    say(f"{contest.rounds.total()} rounds: {dict(contest.rounds)}; the losers' close codes: {dict(codes)}")
+    finding.measured("rounds", ", ".join(f"{count} x {how}" for how, count in contest.rounds.items()))
+    finding.measured("the losers' close codes", dict(codes), "4409")
     verdict = check(recorder.events, Rules(delivery_grace_s=LATE_S))
-    say(str(verdict))
+    finding.judged(verdict)
     verdict.require()
     assert not agent.unreadable
     assert codes.keys() == {close_codes.REPLACED}

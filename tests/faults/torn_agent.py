@@ -24,6 +24,7 @@ class Line:
         self.dialled_s = time.monotonic()
         self.opened_s = float("inf")
         self.close_code = 0  # 0 while it is open
+        self.delivered = 0  # tasks that it brought
         self._agent = agent
         self._connection: Connection | None = None
 
@@ -118,6 +119,7 @@ class TornAgent:
             self.unacked.pop(message.ack_id or "", None)
         for task, raw in tasks:
             self.recorder.add(events.Delivered(self.agent_id, line.name, task.id or "", digest(raw)))
+            line.delivered += 1
             self._take(line, task)
 
     def _take(self, line: Line, task: Task) -> None:

@@ -36,6 +36,7 @@ from router.reaper import Reaper
 _MODULE = "tests.support.altered"
 AWAY_S = 4.0
 AHEAD_S = 3600
+CLOCK_SAYS = "the clock says "  # on standard error, when it is wrong
 
 
 def start_with(name: str) -> tuple[str, ...]:
@@ -108,6 +109,7 @@ def _hour_ahead(arguments: Sequence[str]) -> None:
         now_s, now_ns = time.time, time.time_ns
         _put(time, "time", lambda: now_s() + AHEAD_S)
         _put(time, "time_ns", lambda: now_ns() + AHEAD_S * 10**9)
+        sys.stderr.write(f"{CLOCK_SAYS}{time.time():.0f}\n")
 
 
 CHANGES: Mapping[str, Callable[[Sequence[str]], None]] = {

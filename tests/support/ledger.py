@@ -1,5 +1,7 @@
 """Which tasks were accepted and have not ended yet, as far as a history has come. Owns no judgement (checker.py has it)."""
 
+from itertools import islice
+
 from tests.support.go_wire import ENDS
 from tests.support.recorder import Answered, Entry, Posted, Recorder
 
@@ -33,7 +35,9 @@ class Ledger:
     def unfinished(self) -> str:
         """What is left, for `eventually`; "" when nothing is."""
         left = self.open()
-        return f"{len(left)} of {len(self._accepted)} tasks have no end, such as {sorted(left)[:3]}" if left else ""
+        return (
+            f"{len(left)} of {len(self._accepted)} tasks have no end, such as {list(islice(left, 3))}" if left else ""
+        )
 
     def _follow(self) -> None:
         events, self._read = self._recorder.events[self._read :], len(self._recorder.events)

@@ -1,0 +1,80 @@
+"""The findings of a run as a table in Markdown: `pytest --long tests/faults --report tests/faults/README.md`.
+
+Owns the page's form, and the list of faults that other folders' tests hold.
+"""
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from tests.faults.finding import Finding
+
+HELD_ELSEWHERE = (
+    ("F21", "agent process dies on a task: `failed`, once, no second run; `redeliver`: up to `max_attempts`",
+     ("contract/test_task_delivery.py: `test_a_registration_after_sending_fails_tasks_that_may_have_run`,"
+     " `test_tasks_are_redelivered_to_a_new_process_where_that_is_wished`")),
+    ("F23", "running task, its agent never returns: `failed`, 1004, once, at its due time",
+     ("contract/test_task_delivery.py: `test_a_task_whose_result_never_comes_fails_at_its_due_time`; integration/test_mailbox.py:"
+     " `test_the_task_of_an_agent_that_never_returns_ends_at_its_time_after_that_was_heard`,"
+     " `test_what_many_routers_end_at_once_ends_once`")),
+    ("F25", "hours later: how long an ended task and its log lines are remembered",
+     ("contract/test_agent_messages.py: `test_ended_tasks_are_remembered_for_25_h`,"
+     " `test_log_lines_of_a_task_that_ended_over_15_min_ago_are_acked_and_dropped`")),
+    ("F26", "the warning names both hosts",
+     "contract/test_handshake.py: `test_a_fourth_takeover_in_30_s_is_held_off_with_one_warning_that_names_both_hosts`"),
+)  # fmt: skip
+_HEAD = ("#", "fault", "load", "Redis", "tasks", "strikes", "kills", "lost", "doubled", "otherwise wrong", "falsely offline",
+         "measured (asked)", "took", "outcome")  # fmt: skip
+
+
+def page(findings: Iterable[Finding], *, is_long: bool, command: str) -> str:
+    """The whole file."""
+    rows = sorted((finding for finding in findings if finding.number), key=_place)
+    tasks, kills = sum(row.tasks for row in rows), sum(row.kills for row in rows)
+    form = "long" if is_long else "short"
+    return "\n".join(
+        [
+            "# What was done to the cluster, and what became of it",
+            "",
+            (
+                f"Written by `{command}`, the {form} form, on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} CPUs,"
+                f" Python {platform.python_version()}, {platform.system()} {platform.release()}."
+            ),
+            (
+                f"In all: **{tasks:,} tasks, {kills:,} kills**, {sum(row.lost for row in rows)} lost,"
+                f" {sum(row.doubled for row in rows)} doubled, {sum(row.falsely_offline for row in rows)} falsely offline."
+            ),
+            "",
+            (
+                "Lost: accepted and without an end, or acked and not in its feed. Doubled: two ends, two entries, two runs. Falsely offline:"
+                " declared offline while connected. Strikes: how often the fault was done; kills: processes ended by `kill -9`."
+            ),
+            "",
+            *_table(_HEAD, [_cells(row) for row in rows]),
+            "",
+            "Held by tests elsewhere, which are not repeated here:",
+            "",
+            *_table(("#", "what", "where"), HELD_ELSEWHERE),
+            "",
+        ]
+    )
+
+
+def _place(row: Finding) -> tuple[bool, int, str, str]:
+    number = row.number.removeprefix("F")
+    return (not number.isdigit(), int(number) if number.isdigit() else 0, row.number, row.redis)
+
+
+def _cells(row: Finding) -> Sequence[str]:
+    zeros = [
+        str(n) if row.is_judged else "-" for n in (row.lost, row.doubled, row.otherwise_wrong, row.falsely_offline)
+    ]
+    measures = "<br>".join(row.figures())
+    return (row.number, row.fault, row.load, row.redis, f"{row.tasks:,}", f"{row.strikes:,}", f"{row.kills:,}", *zeros, measures,
+            f"{row.took_s:.0f} s", row.outcome)  # fmt: skip
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
