@@ -203,6 +203,7 @@ class NodeProcess:
         return [
             ("uplink results", self._uplink.results.run()),
             ("uplink logs", self._uplink.logs.run()),
+            ("uplink debts", self._uplink.pay()),
             ("inbox", self._courier.read_inbox(self._doors.on_order)),
             ("delivery", self._courier.deliver()),
             ("renewal", self._presence.renew()),

@@ -3,13 +3,15 @@
 Owns the queues between sockets and Redis; knows neither frames nor scripts. Rules:
 
 - Nothing is acked before it is in its stream, or is known never to be written.
-- A lane has one call in flight; what arrives meanwhile is the next batch. No timer: idle it answers at once, busy it batches by itself.
+- A lane has one call in flight; what arrives meanwhile is the next batch. Idle it answers at once; busy, its calls keep a distance, because a
+  call costs more than an entry.
 - A batch that Redis did not answer is tried again until it does: writing twice is harmless. Nothing is dropped.
 - A Redis that came back empty has lost the tasks that agents hold: those end here, behind what agents said before.
 - The read path never waits. A lane that is full stops reading from the sockets that fill it, which close after some seconds.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -34,6 +36,7 @@ BATCH_BYTES = 1 << 20
 FULL_ITEMS = 20_000
 FULL_BYTES = 64 << 20
 RETRY_S = 0.25
+PACE_S = 0.002  # between the beginnings of a busy lane's calls
 LATE_MS = 15 * 60_000  # log lines of a task that ended longer ago are ghosts of an outbox
 ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
 KNOWN_TASKS = 1000  # of one session
@@ -98,13 +101,18 @@ class Lane(Generic[Item]):
 
     async def run(self) -> None:
         """Writes what comes, for ever."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._filled.wait()
+            began = loop.time()
             batch = self._next_batch()
             while not await self._written(batch):  # noqa: ASYNC110 - Redis tells nobody when it is back
                 await asyncio.sleep(RETRY_S)
             _acknowledge(batch)
             self._drop(batch)
+            left_s = began + PACE_S - loop.time()
+            if 0 < len(self._queue) < BATCH_ITEMS and left_s > 0:
+                await asyncio.sleep(left_s)
 
     async def caught_up(self) -> None:
         """Returns when all that has come so far is written and acked."""
@@ -168,7 +176,8 @@ class Uplink:
         self._now_ms = now_ms
         self._count = count
         self._on_end = on_end
-        self._paid: list[ResultEntry] = []
+        self._paid: list[ResultEntry] = []  # and still noted as owed
+        self._has_paid = asyncio.Event()
         self._places = itertools.count()
         self._say_at_s = 0.0
         self.results = Lane("results", self._write_results)
@@ -225,16 +234,20 @@ class Uplink:
         for item in alone:
             item.entry = replace(item.entry, is_counted=False)
         written = [item for item, verdict in zip(batch, verdicts, strict=True) if _is_for_feed(item, verdict)]
-        self._paid = [item.entry for item in written if item.entry.is_end]
         await self._feeds.append_results([item.entry for item in written])
-        await self._pay()
+        self._paid += [item.entry for item in written if item.entry.is_end]
+        self._has_paid.set()
         self._count_results(batch, written)
         self._count_alone(alone)
 
-    async def _pay(self) -> None:
-        paid, self._paid = self._paid, []
-        if paid:
-            await self._feeds.paid(paid)
+    async def pay(self) -> None:
+        """Marks what is in its feed as paid, for ever; what Redis does not take, a reaper finds. Nobody waits for it."""
+        while True:
+            await self._has_paid.wait()
+            self._has_paid.clear()
+            paid, self._paid = self._paid, []
+            with contextlib.suppress(StoreUnavailable):
+                await self._feeds.paid(paid)
 
     def _count_results(self, batch: list[ResultItem], written: list[ResultItem]) -> None:
         for item in written:
