@@ -16,6 +16,8 @@ from cluster.mailbox import Accepted, Mailbox, Post
 from cluster.registry import Owner
 
 OUTCOMES = ("accepted", "repeated", "refused")
+PATIENCE_S = 0.1  # behind a call that a distant Redis has not answered: three in a row are to take less than a call may
+FOLLOW_S = 0.5  # that an answer waits for the doorbell and the count, which go on without it
 
 
 class Acceptance:
@@ -28,10 +30,13 @@ class Acceptance:
         self._inbox = inbox
         self._counts = counts
         self._posts: Batcher[Post, Accepted | UnknownAgent | MailboxFull | TaskConflict] = Batcher(
-            "enqueue", mailbox.enqueue, weigh=lambda post: sum(len(task.json) for task in post.tasks)
+            "enqueue",
+            mailbox.enqueue,
+            weigh=lambda post: sum(len(task.json) for task in post.tasks),
+            patience_s=PATIENCE_S,
         )
-        self._rings: Batcher[tuple[Owner, str], None] = Batcher("ring", self._ring)
-        self._expected: Batcher[Sequence[str], None] = Batcher("expect", self._expect)
+        self._rings: Batcher[tuple[Owner, str], None] = Batcher("ring", self._ring, patience_s=PATIENCE_S)
+        self._expected: Batcher[Sequence[str], None] = Batcher("expect", self._expect, patience_s=PATIENCE_S)
 
     async def accept(self, post: Post) -> Accepted:
         """Accepts these tasks, all or none. Raises: UnknownAgent, MailboxFull, TaskConflict, StoreUnavailable."""
@@ -41,11 +46,10 @@ class Acceptance:
             raise outcome
         self._counts["accepted"] += outcome.new
         self._counts["repeated"] += len(post.tasks) - outcome.new
-        counting = self._expected.submit([task.id for task in post.tasks])
-        if outcome.owner is None:
-            await counting
-        else:
-            await asyncio.gather(self._rings.submit((outcome.owner, post.agent_id)), counting)
+        follow = [asyncio.create_task(self._expected.submit([task.id for task in post.tasks]), name="expect")]
+        if outcome.owner is not None:
+            follow.append(asyncio.create_task(self._rings.submit((outcome.owner, post.agent_id)), name="ring"))
+        await _follow(follow)
         return outcome
 
     async def has_room(self, agent_id: str) -> bool:
@@ -60,3 +64,12 @@ class Acceptance:
     async def _expect(self, posts: list[Sequence[str]]) -> list[None]:
         await self._feeds.expect([task_id for post in posts for task_id in post])
         return [None] * len(posts)
+
+
+async def _follow(calls: list[asyncio.Task[None]]) -> None:
+    """Waits for them, but not for long: what is late is done all the same."""
+    done, late = await asyncio.wait(calls, timeout=FOLLOW_S)
+    for call in late:
+        call.add_done_callback(lambda call: call.cancelled() or call.exception())
+    for call in done:
+        call.result()

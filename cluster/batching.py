@@ -1,6 +1,7 @@
 """Concurrent callers share calls: what arrives while one is under way becomes the next.
 
-No timer: an idle process asks at once, a busy one batches by itself. Knows nothing of what it carries.
+An idle process asks at once, a busy one batches by itself. Where callers are in a hurry, what waits behind a slow call goes beside it: the
+connection keeps the order. Knows nothing of what it carries.
 """
 
 import asyncio
@@ -10,13 +11,14 @@ from typing import Generic, TypeVar
 from cluster.errors import StoreUnavailable
 
 MAX_BYTES = 4 << 20  # of one call
+MAX_CALLS = 8  # of one batcher, when they are slow
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 
 class Batcher(Generic[Item, Reply]):
-    """Turns single submits into calls that carry many, with one call in flight."""
+    """Turns single submits into calls that carry many, with one call in flight while calls are quick."""
 
     def __init__(
         self,
@@ -24,22 +26,44 @@ class Batcher(Generic[Item, Reply]):
         call: Callable[[list[Item]], Awaitable[Sequence[Reply]]],
         limit: int = 256,
         weigh: Callable[[Item], int] = lambda _: 0,
+        patience_s: float | None = None,
     ) -> None:
-        """`call` gets up to `limit` items, of `MAX_BYTES` by `weigh` or one, and answers one reply for each, in order."""
+        """`call` gets up to `limit` items, of `MAX_BYTES` by `weigh` or one, and answers one reply for each, in order.
+
+        `patience_s`: how long an item waits behind a call before it goes in one beside it; None = as long as it takes.
+        """
         self._name = name
         self._call = call
         self._limit = limit
         self._weigh = weigh
         self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._patience_s = patience_s
+        self._calls: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Reply:
         """The reply to this item. Raises: what the call raised."""
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
         self._waiting.append((item, future))
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"batch {self._name}")
+        if not self._calls:
+            self._begin()
+        else:
+            self._be_patient()
         return await future
+
+    def _begin(self) -> None:
+        self._calls.add(asyncio.create_task(self._run(), name=f"batch {self._name}"))
+
+    def _be_patient(self) -> None:
+        if self._timer is None and self._patience_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._patience_s, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._timer = None
+        if self._waiting and len(self._calls) < MAX_CALLS:
+            self._begin()
+            self._be_patient()
 
     async def _run(self) -> None:
         try:
@@ -48,7 +72,7 @@ class Batcher(Generic[Item, Reply]):
                 batch, self._waiting = self._waiting[:size], self._waiting[size:]
                 await self._ask([(item, future) for item, future in batch if not future.done()])
         finally:
-            self._task = None
+            self._calls -= {asyncio.current_task()}  # at once: who submits next is to begin
 
     def _next_size(self) -> int:
         weight = 0

@@ -211,8 +211,6 @@ async def test_a_slow_redis_makes_everything_slower_and_nothing_fail(
     finding.measured("answers other than 200", f"{len(refused)} of {len(answers)}", "0")
     _nobody_lost_a_socket(scene, finding, closed)
     await scene.judge(finding)
-    if refused and added_ms == 1000:
-        pytest.xfail("a POST by host id asks Redis three times in a row, and is to be answered within 3 s")
     assert not refused
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from cluster import batching
 from cluster.batching import Batcher
 from cluster.errors import StoreUnavailable
 from tests.support.eventually import eventually
@@ -92,3 +93,39 @@ async def test_it_starts_again_after_it_was_idle() -> None:
     batcher = Batcher("test", store.double)
     assert [await batcher.submit(n) for n in range(3)] == [0, 2, 4]
     assert len(store.calls) == 3
+
+
+async def test_what_waits_behind_a_slow_call_goes_beside_it_where_callers_are_in_a_hurry() -> None:
+    store = Store()
+    batcher = Batcher("test", store.double, patience_s=0.01)
+    tasks = submitted(batcher, 1)
+    await eventually(lambda: not store.calls)
+    tasks += submitted(batcher, 2, 3)
+    await eventually(lambda: store.calls != [[1], [2, 3]])
+    store.open.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+
+async def test_however_slow_they_are_calls_are_not_more_than_some() -> None:
+    store = Store()
+    batcher = Batcher("test", store.double, limit=1, patience_s=0.001)
+    tasks = submitted(batcher, *range(20))
+    await eventually(lambda: len(store.calls) < batching.MAX_CALLS)
+    tasks += submitted(batcher, 20)
+    await asyncio.sleep(0.01)
+    assert len(store.calls) == batching.MAX_CALLS
+    store.open.set()
+    assert await asyncio.gather(*tasks) == [2 * n for n in range(21)]
+
+
+async def test_who_submits_in_the_moment_of_an_answer_is_not_forgotten() -> None:
+    store = Store()
+    store.open.set()
+    batcher = Batcher("test", store.double)
+
+    async def chain() -> None:
+        for n in range(50):
+            assert await batcher.submit(n) == 2 * n
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(chain() for _ in range(5)))
