@@ -69,11 +69,12 @@ def exit_code(ends: Sequence[End]) -> int:
 
 
 def summary(ends: Sequence[End]) -> str:
-    """How many ended how."""
+    """How many ended how, the most first; of as many, what went well."""
     counts = Counter(
         "succeeded" if not end.exit else "timed out" if end.exit == TIMEOUT else end.status for end in ends
     )
-    return f"{counted(len(ends), 'agent')}: {', '.join(f'{count} {how}' for how, count in counts.most_common())}"
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0] != "succeeded", item[0]))
+    return f"{counted(len(ends), 'agent')}: {', '.join(f'{count} {how}' for how, count in ordered)}"
 
 
 def counted(count: int, noun: str) -> str:

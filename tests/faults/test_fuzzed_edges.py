@@ -211,8 +211,9 @@ async def test_whatever_is_handed_over_is_taken_or_dropped(
     async def hand_over(channel: socket.socket) -> None:
         files = descriptors(chance)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+        data = mutator.next()[: chance.choice((1, 1000, 100_000))] or b"\0"  # nothing at all is how a router leaves
         try:
-            channel.sendmsg([mutator.next()[: chance.choice((1, 1000, 100_000))]], rights)
+            channel.sendmsg([data], rights)
         except BlockingIOError:
             await asyncio.sleep(0.01)
         finally:

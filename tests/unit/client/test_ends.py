@@ -47,6 +47,7 @@ def test_an_end_in_words(end: End, words: str) -> None:
 
 def test_a_summary_counts_how_they_ended() -> None:
     assert summary([GOOD, THREE, GOOD, LATE]) == "4 agents: 2 succeeded, 1 failed, 1 timed out"
+    assert summary([THREE, GOOD]) == summary([GOOD, THREE]) == "2 agents: 1 succeeded, 1 failed"
 
 
 def test_an_entry_of_another_program_is_read_too() -> None:
