@@ -69,6 +69,7 @@ class Agent:
         self._vitals = Vitals()
         self._backoff = Backoff(timings.backoff_first_s, timings.backoff_longest_s)
         self._ws_url = ""
+        self._knows_way_out = False  # whoever reads the log
         self._is_connected = False
         self._exit_code = 0
         self._stopping = asyncio.Event()
@@ -112,8 +113,17 @@ class Agent:
                 wait_s = self._backoff.next_s(trouble.retry_after_s)
                 if trouble.is_unknown:
                     self._ws_url = ""
-                logger.warning("%s; next attempt in %.1f s", trouble, wait_s)
+                logger.warning("%s%s; next attempt in %.1f s", trouble, self._way_out(trouble), wait_s)
                 await asyncio.sleep(wait_s)
+
+    def _way_out(self, trouble: Trouble) -> str:
+        """What a person can do where coming back does not help; said once."""
+        if not trouble.is_barred or self._knows_way_out:
+            return ""
+        self._knows_way_out = True
+        if self._options.token or not self._token:
+            return "; this needs another --token"
+        return f"; for a new agent remove {self._options.folder}, or give --token"
 
     async def _connect(self) -> None:
         """Registers where it must, and stays connected for as long as it goes. Raises: Trouble, always."""
@@ -135,7 +145,7 @@ class Agent:
         if registered.token:
             self._token = registered.token
             self._keep_token()
-        self._ws_url = registered.ws_url
+        self._ws_url, self._knows_way_out = registered.ws_url, False
         logger.info("registered as %s", registered.id)
 
     def _keep_token(self) -> None:

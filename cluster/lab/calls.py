@@ -8,15 +8,19 @@ Owns what is opened how; knows neither registrations nor files. Rules:
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 Answer = TypeVar("Answer")
 
+_NOBODY = f"[Errno {errno.ECONNREFUSED}]"
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # all that a call may raise; urllib's errors are OSErrors
 _HANDLERS = (
     urllib.request.ProxyHandler,
@@ -50,6 +54,16 @@ def retry_after_s(headers: Message | Mapping[str, str]) -> float:
     """The seconds of a Retry-After; 0 without one, or for a date."""
     text = str(headers.get("Retry-After") or "").strip()
     return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def failure(error: Exception, url: str) -> str:
+    """Why the server at this URL was not reached. Where it names the URL, then its host and port alone."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    # By its text: where a name has several addresses, asyncio raises one error of all, which has no number.
+    if _NOBODY in str(reason):
+        parts = urlsplit(url)
+        return f"nothing listens at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return str(reason) or type(reason).__name__
 
 
 async def in_thread(name: str, call: Callable[[], Answer]) -> Answer:

@@ -51,7 +51,7 @@ async def dialled(ws_url: str, token: str, timings: Timings) -> AsyncIterator[Cl
     except InvalidStatus as error:
         raise _refused(error) from None
     except (OSError, WebSocketException, TimeoutError) as error:
-        raise Trouble(f"connection: {str(error) or type(error).__name__}") from None
+        raise Trouble(f"connection: {calls.failure(error, ws_url)}") from None
     try:
         yield socket
     finally:
@@ -59,11 +59,12 @@ async def dialled(ws_url: str, token: str, timings: Timings) -> AsyncIterator[Cl
 
 
 def _refused(error: InvalidStatus) -> Trouble:
-    status, headers = error.response.status_code, error.response.headers
+    answer = error.response
+    said = wire.refusal(answer.status_code, bytes(answer.body or b""))
     return Trouble(
-        f"connection: the server answers {status}",
-        retry_after_s=calls.retry_after_s(headers),
-        is_unknown=status in _UNKNOWN,
+        f"connection: {said}",
+        retry_after_s=calls.retry_after_s(answer.headers),
+        is_unknown=answer.status_code in _UNKNOWN,
     )
 
 

@@ -131,7 +131,8 @@ class Desk:
         frame = wire.result(message_id, end)
         self._finished.remember(end.task_id, message_id, frame)
         self._outbox.add_result(message_id, frame)
-        logger.info("task %s: %s%s", end.task_id, end.status, f", {end.error_msg}" if end.error_msg else "")
+        why = f", {end.error_msg}" if end.error_msg not in {"", end.status} else ""
+        logger.info("task %s: %s%s", end.task_id, end.status, why)
 
     def _answered_again(self, task_id: str) -> bool:
         """Whether this task has ended; its result then goes out once more, under the id it had."""

@@ -37,7 +37,7 @@ def register(options: AgentOptions, token: str) -> Registered:
     except urllib.error.HTTPError as error:
         raise _refused(error) from None
     except (*calls.FAILURES, *MALFORMED) as error:
-        raise Trouble(f"registration: {error}") from None
+        raise Trouble(f"registration: {calls.failure(error, options.url)}") from None
     if not token and not registered.token:
         raise Trouble("registration: the server made no token")
     return registered
@@ -49,8 +49,11 @@ def _body(options: AgentOptions) -> dict[str, Any]:
 
 
 def _refused(error: urllib.error.HTTPError) -> Trouble:
-    """Its text is the server's own: `{"code", "error"}`."""
-    said = ""
-    with error, contextlib.suppress(*MALFORMED, *calls.FAILURES, AttributeError):
-        said = str(msgspec.json.decode(error.read(_MOST_BYTES)).get("error") or "")
-    return Trouble(f"registration: {error.code} {said}".rstrip(), retry_after_s=calls.retry_after_s(error.headers))
+    body = b""
+    with error, contextlib.suppress(*calls.FAILURES):
+        body = error.read(_MOST_BYTES)
+    return Trouble(
+        f"registration: {wire.refusal(error.code, body)}",
+        retry_after_s=calls.retry_after_s(error.headers),
+        is_barred=error.code == 403,
+    )

@@ -22,11 +22,14 @@ NETWORK = 2000
 class Trouble(AgentServerError):
     """No connection: it was refused, failed or is gone. Come back later."""
 
-    def __init__(self, text: str, *, retry_after_s: float = 0.0, is_unknown: bool = False) -> None:
-        """`is_unknown`: the server knows neither this agent nor its token; it must register again."""
+    def __init__(
+        self, text: str, *, retry_after_s: float = 0.0, is_unknown: bool = False, is_barred: bool = False
+    ) -> None:
+        """`is_unknown`: the server knows neither this agent nor its token; it must register again. `is_barred`: it may not, with this token."""
         super().__init__(text)
         self.retry_after_s = retry_after_s
         self.is_unknown = is_unknown
+        self.is_barred = is_barred
 
 
 class TaskFault(AgentServerError):

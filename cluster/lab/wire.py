@@ -4,6 +4,7 @@ Owns their shapes; knows neither sockets nor files. What the server sends is dec
 `timestamp`, `started_at`, `finished_at` in seconds, `ts` in milliseconds.
 """
 
+import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from cluster.messages import MALFORMED, TaskSpec
+
+SAID_CHARS = 200  # of what a server says of a refusal; the rest is cut
 
 encode = msgspec.json.encode
 
@@ -28,6 +31,12 @@ class Incoming(Struct, frozen=True):
     task_id: str | None = None
     task_ids: list[str] | None = None
     payload: dict[str, Any] | None = None
+
+
+class Refusal(Struct, frozen=True):
+    """The body of a refused registration or handshake."""
+
+    error: str | None = None
 
 
 class Line(Struct, frozen=True, omit_defaults=True):
@@ -56,6 +65,7 @@ class End(Struct, frozen=True):
 
 
 _incoming = msgspec.json.Decoder(Incoming).decode
+_refusal = msgspec.json.Decoder(Refusal).decode
 
 
 def decode(frame: bytes) -> Incoming | None:
@@ -64,6 +74,14 @@ def decode(frame: bytes) -> Incoming | None:
         return _incoming(frame)
     except MALFORMED:
         return None
+
+
+def refusal(status: int, body: bytes) -> str:
+    """What a refusal says, in one line: the status, and the body's `error` where it has one."""
+    said = ""
+    with contextlib.suppress(*MALFORMED):
+        said = " ".join((_refusal(body).error or "").split())[:SAID_CHARS]
+    return f"the server answers {status}: {said}" if said else f"the server answers {status}"
 
 
 def new_id() -> str:

@@ -17,9 +17,13 @@ from cluster.errors import ConfigError
 from cluster.lab import agent as agent_module
 from cluster.lab.agent import EXIT_FAILURE, EXIT_USAGE, RESTART, Agent, OneLine, options_from, run_agent
 from cluster.lab.backoff import LONGEST_RETRY_AFTER_S, Backoff
+from cluster.lab.connection import dialled
 from cluster.lab.options import AgentOptions, Timings
+from cluster.lab.registration import register
 from cluster.lab.state import State
+from cluster.lab.trouble import Trouble
 from cluster.lab.vitals import Vitals, identity
+from tests.support.ports import free_port
 from tests.unit.support.gateway import Gateway, running_gateway
 
 FAST = Timings(backoff_first_s=0.02, backoff_longest_s=0.1, resend_first_s=0.1, kill_s=0.3, flush_s=0.5)
@@ -138,6 +142,50 @@ async def test_any_other_refusal_is_no_reason_to_register(gateway: Gateway, agen
     assert (len(gateway.registrations), len(gateway.handshakes)) == (1, 3)
 
 
+async def test_the_log_holds_what_a_refusal_says_in_one_short_line(
+    gateway: Gateway, agents: Agents, caplog: pytest.LogCaptureFixture
+) -> None:
+    long_one = json.dumps({"error": "too\nmuch " + "x" * 10_000}).encode()
+    gateway.answers += [(400, "application/json", long_one), (502, "text/html", b"<html>"), (500, "x", b'{"error": 5}')]
+    gateway.refusals.append((503, {}))
+    await agents.connected()
+    said = [record.getMessage().split("; next attempt")[0] for record in caplog.records]
+    first, *others = [line for line in said if "the server answers" in line]
+    assert first.startswith("registration: the server answers 400: too much xxx")
+    assert len(first) < 300
+    assert others == [
+        "registration: the server answers 502",
+        "registration: the server answers 500",
+        "connection: the server answers 503: no",
+    ]
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+async def test_a_token_that_is_refused_is_told_once_with_the_way_out(
+    gateway: Gateway, agents: Agents, caplog: pytest.LogCaptureFixture, *, is_given: bool
+) -> None:
+    with State(agents.folder) as state:
+        state.keep_token("kept")
+    gateway.answers += [(403, "application/json", b'{"code": 1002, "error": "this token was revoked"}')] * 3
+    await agents.connected(token="given" if is_given else "")
+    said = [
+        record.getMessage().split("; next attempt")[0] for record in caplog.records if record.levelname == "WARNING"
+    ]
+    bare = "registration: the server answers 403: this token was revoked"
+    way_out = "this needs another --token" if is_given else f"for a new agent remove {agents.folder}, or give --token"
+    assert said == [f"{bare}; {way_out}", bare, bare]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_that_nothing_listens_is_said_in_these_words(agents: Agents, host: str) -> None:
+    where = f"{host}:{free_port()}"
+    with pytest.raises(Trouble, match=f"^registration: nothing listens at http://{where}$"):
+        register(agents.options(url=f"http://{where}/path"), "s3cret")
+    with pytest.raises(Trouble, match=f"^connection: nothing listens at ws://{where}$"):
+        async with dialled(f"ws://me:s3cret@{where}/ws/agent/x", "s3cret", FAST):
+            pytest.fail("somebody listens")
+
+
 async def test_it_comes_no_sooner_than_it_was_asked_to(gateway: Gateway, agents: Agents) -> None:
     gateway.refusals.append((503, {"Retry-After": "1"}))
     await agents.connected()
@@ -206,13 +254,16 @@ async def test_a_batch_is_acked_as_one_and_run_task_by_task(gateway: Gateway, ag
     }
 
 
-async def test_cancels_end_tasks(gateway: Gateway, agents: Agents) -> None:
+async def test_cancels_end_tasks(gateway: Gateway, agents: Agents, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "agent")
     await agents.connected()
     await gateway.tell(type="tasks_batch", message_id="b", tasks=[task(name, "sleep 60") for name in "abc"])
     await gateway.until(lambda: acked(gateway) == ["b"])
     await gateway.tell(type="cancel_task", task_id="a")
     await gateway.tell(type="cancel_tasks_batch", task_ids=["b", "c"])
     await gateway.until(lambda: gateway.statuses == ["cancelled"] * 3)
+    said = {record.getMessage() for record in caplog.records}
+    assert {f"task {name}: cancelled" for name in "abc"} <= said
 
 
 async def test_what_is_not_acked_is_sent_again_under_its_id(gateway: Gateway, agents: Agents) -> None:
