@@ -6,6 +6,7 @@ Loss of Redis makes a process not ready; it does not end it. One clear line and 
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
@@ -26,6 +27,7 @@ from cluster.config import Loaded
 from cluster.errors import ConfigError, StartError, StoreAway, StoreUnavailable
 from cluster.ledger import Ledger
 from cluster.redis_client import Store, check
+from cluster.telemetry import PROGRAM
 
 CLEAN, FAILED, USAGE = 0, 1, 2
 RETRY_S = 0.5
@@ -60,11 +62,17 @@ class Options:
         """Where it serves its admin port. Raises: StartError."""
         return socket.socket(fileno=self.admin_fd) if self.admin_fd >= 0 else _bind(*self.admin)
 
-    def tell_ready(self) -> None:
-        """Tells the supervisor that this process serves."""
+    def tell_ready(self, public: Sequence[socket.socket], admin: socket.socket) -> None:
+        """Tells the supervisor that this process serves; without one, whoever reads standard error, and where."""
         if self.ready_fd >= 0:
             os.write(self.ready_fd, b"ready\n")
             os.close(self.ready_fd)
+        if not self.is_supervised:
+            scheme = "https" if self.loaded.settings.server.tls_cert else "http"
+            served = [ports.url(sock).replace("http", scheme, 1) for sock in public]
+            places = ", ".join([*served, f"admin {ports.url(admin)}"])
+            with contextlib.suppress(OSError):  # nobody reads it
+                sys.stderr.write(f"{PROGRAM}: {self.role} {self.id} serves {places}\n")
 
 
 def _bind(host: str, port: int) -> socket.socket:

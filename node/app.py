@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import secrets
+import socket
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -181,7 +182,7 @@ class NodeProcess:
                 side.start(self._loops())
                 side.start((("server", self._server.serve_on(public)),))
                 await side.reached(self._server.is_listening)
-                await self._open()
+                await self._open(public, admin)
                 await side.watch(stop)
                 await self._end()
         finally:
@@ -194,10 +195,10 @@ class NodeProcess:
         await await_store(self._options, self._store)
         await self._directory.enter(self._node())
 
-    async def _open(self) -> None:
+    async def _open(self, public: list[socket.socket], admin: socket.socket) -> None:
         await self._doors.open()
         trim_memory()
-        self._options.tell_ready()
+        self._options.tell_ready(public, admin)
 
     def _loops(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         return [

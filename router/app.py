@@ -176,7 +176,7 @@ class RouterProcess:
                 await side.reached(self._server.is_listening)
                 self._readiness.is_serving = True
                 trim_memory()
-                self._options.tell_ready()
+                self._options.tell_ready(public, admin)
                 await side.watch(stop)
                 self._readiness.is_serving = False
         finally:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.agent_options import Timings
 from tests.support.checker import check
+from tests.support.cluster_process import Section
 from tests.support.control_plane import ControlPlane, new_task
 from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
@@ -39,6 +40,19 @@ async def test_it_waits_for_redis_not_ready_and_never_ends_of_it(
         killable_redis.start()
         await service.wait_ready()
         assert service.process.pid == pid
+        await service.stop()
+
+
+@with_redis
+@pytest.mark.parametrize("role", ["node", "router"])
+async def test_once_it_serves_it_says_where_in_one_line(
+    role: Role, killable_redis: RedisServer, tmp_path: Path
+) -> None:
+    quiet: dict[str, Section] = {"logging": {"level": "warn"}}
+    async with ServiceProcess(role, tmp_path / "web-1", redis_url=killable_redis.url, config=quiet) as service:
+        await service.wait_ready()
+        expected = f"agent-server: {role} web-1 serves {service.url}, admin http://127.0.0.1:{service.admin_port}\n"
+        await eventually(lambda: service.stderr.read_text() != expected and service.output())
         await service.stop()
 
 
