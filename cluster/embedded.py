@@ -126,7 +126,7 @@ class EmbeddedRedis:
             except BlockingIOError as error:
                 if loop.time() > deadline:
                     raise StartError(
-                        f"the data directory {self._data_dir} is in use by another agent-server"
+                        f"the data directory {self._data_dir} is in use by another agent-server (choose another --data-dir)"
                     ) from error
                 await asyncio.sleep(0.05)
             else:

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -56,11 +57,11 @@ class Options:
         """Where it serves agents or control planes; none when connections are handed over. Raises: StartError."""
         if self.listen_fd >= 0:
             return [socket.socket(fileno=self.listen_fd)]
-        return [_bind(*self.listen)] if self.listen else []
+        return [_bind(*self.listen, "--port")] if self.listen else []
 
     def admin_socket(self) -> socket.socket:
         """Where it serves its admin port. Raises: StartError."""
-        return socket.socket(fileno=self.admin_fd) if self.admin_fd >= 0 else _bind(*self.admin)
+        return socket.socket(fileno=self.admin_fd) if self.admin_fd >= 0 else _bind(*self.admin, "--admin-port")
 
     def tell_ready(self, public: Sequence[socket.socket], admin: socket.socket) -> None:
         """Tells the supervisor that this process serves; without one, whoever reads standard error, and where."""
@@ -75,7 +76,7 @@ class Options:
                 sys.stderr.write(f"{PROGRAM}: {self.role} {self.id} serves {places}\n")
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, flag: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,7 +84,8 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        remedy = f" (choose another {flag})" if error.errno == errno.EADDRINUSE else ""
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}{remedy}") from error
     return sock
 
 
@@ -131,10 +133,11 @@ def main(
     role: str, serve: Callable[[Options], Coroutine[Any, Any, None]], arguments: Sequence[str] | None = None
 ) -> int:
     """Runs a process until it is told to stop; returns its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(role, sys.argv[1:] if arguments is None else arguments)
+        options = parse(role, given)
     except ConfigError as error:
-        return _fail(str(error), USAGE)
+        return _fail(str(error), USAGE, is_supervised="--supervised" in given)
     settings = options.loaded.settings
     telemetry.configure_logging(settings.logging, process=options.id, secrets=settings.secrets())
     for warning in options.loaded.warnings if not options.is_supervised else ():
@@ -148,16 +151,17 @@ def main(
     try:
         uvloop.run(cancelling.alone(serve(options)))
     except StartError as error:
-        return _fail(str(error), USAGE if options.is_supervised else FAILED)
+        return _fail(str(error), USAGE if options.is_supervised else FAILED, is_supervised=options.is_supervised)
     except OSError as error:
-        return _fail(str(error), FAILED)
+        return _fail(str(error), FAILED, is_supervised=options.is_supervised)
     except KeyboardInterrupt:
         return CLEAN
     return CLEAN
 
 
-def _fail(line: str, code: int) -> int:
-    sys.stderr.write(f"{line}\n")
+def _fail(line: str, code: int, *, is_supervised: bool) -> int:
+    """Says why; a supervisor puts its own name before what its child said last."""
+    sys.stderr.write(f"{line}\n" if is_supervised else f"{PROGRAM}: {line}\n")
     return code
 
 
@@ -165,7 +169,10 @@ def new_store(options: Options) -> Store:
     """The store of a process; nothing is connected yet. Raises: StartError when none is configured."""
     settings = options.loaded.settings
     if not settings.redis.enabled:
-        raise StartError("a single node or router needs a Redis: set redis.enabled and redis.addr (or redis.url)")
+        raise StartError(
+            "a single node or router needs a Redis: name it with --redis-url or AGENT_SERVER_REDIS_URL"
+            " (or redis.enabled and redis.url in config.yaml)"
+        )
     return Store(settings.redis, settings.cluster.shards)
 
 

@@ -1,5 +1,8 @@
 """`agent-server node` and `agent-server router` run singly, against a configured Redis."""
 
+import contextlib
+import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from tests.support.control_plane import ControlPlane, new_task
 from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
 from tests.support.ledger import Ledger
+from tests.support.ports import free_port
 from tests.support.recorder import Recorder
 from tests.support.redis_server import RedisServer
 from tests.support.said import Say
@@ -96,8 +100,26 @@ async def test_without_a_redis_that_is_configured_it_says_what_to_set(tmp_path: 
     none = {"redis": {"enabled": False, "url": ""}}
     async with ServiceProcess("node", tmp_path / "single", redis_url="", config=none) as node:
         assert await node.ended() == 1
-        assert "redis.enabled" in node.stderr.read_text()
-        assert "Traceback" not in node.output()
+        [line] = node.stderr.read_text().splitlines()
+        assert line.startswith("agent-server: a single node or router needs a Redis: ")
+        assert not [word for word in ("--redis-url", "AGENT_SERVER_REDIS_URL", "redis.enabled") if word not in line]
+
+
+@pytest.mark.parametrize("flag", ["--port", "--admin-port"])
+async def test_a_port_in_use_is_told_with_the_flag_that_chooses_another(flag: str, tmp_path: Path) -> None:
+    async with _with_a_port_taken(flag, tmp_path / "single") as (node, port):
+        assert await node.ended() == 1
+        why = f"cannot listen on 127.0.0.1:{port}: Address already in use (choose another {flag})"
+        assert node.stderr.read_text() == f"agent-server: {why}\n"
+
+
+@contextlib.asynccontextmanager
+async def _with_a_port_taken(flag: str, folder: Path) -> AsyncIterator[tuple[ServiceProcess, int]]:
+    node = ServiceProcess("node", folder, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    port = node.port if flag == "--port" else node.admin_port
+    with socket.create_server(("127.0.0.1", port)):
+        async with node:
+            yield node, port
 
 
 @with_redis

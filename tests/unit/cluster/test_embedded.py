@@ -128,7 +128,10 @@ async def test_two_on_one_directory_are_refused_by_its_name(data_dir: Path, firs
     async with running(EmbeddedRedis(data_dir, of("6.2"), first_port)):
         with pytest.raises(StartError) as refusal:
             await EmbeddedRedis(data_dir, of("6.2"), first_port).start()
-    assert str(refusal.value) == f"the data directory {data_dir} is in use by another agent-server"
+    assert (
+        str(refusal.value)
+        == f"the data directory {data_dir} is in use by another agent-server (choose another --data-dir)"
+    )
 
 
 @pytest.mark.usefixtures("impatient")

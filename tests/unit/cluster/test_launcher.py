@@ -356,7 +356,8 @@ def test_a_second_start_on_the_same_data_directory_is_refused(start: Start, tmp_
     second.begin()
     assert second.end() == 1
     assert (
-        second.err() == f"agent-server: the data directory {start.folder / 'data'} is in use by another agent-server\n"
+        second.err()
+        == f"agent-server: the data directory {start.folder / 'data'} is in use by another agent-server (choose another --data-dir)\n"
     )
     assert not second.events()
 
