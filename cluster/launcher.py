@@ -46,7 +46,7 @@ _CHECK_S = 0.25
 _LONGEST_FOLDER_BYTES = 90  # the path of a Unix socket has room for 107
 _MOST_FILES = 1024 * 1024
 
-RedisCheck = Callable[[Redis], Awaitable[None]]
+RedisCheck = Callable[[Redis], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Timing:
     ready_s: float = 30.0
 
 
-async def check_redis(redis: Redis) -> None:
-    """Looks whether a configured Redis will do. Raises: StoreAway when waiting may help, StartError."""
+async def check_redis(redis: Redis) -> str:
+    """Looks whether a configured Redis will do; what its operator should know. Raises: StoreAway when waiting may help, StartError."""
     from cluster.redis_client import check  # noqa: PLC0415 - the driver takes longer to import than Redis to start
 
-    await check(redis)
+    return await check(redis)
 
 
 class Launcher:
@@ -188,10 +188,14 @@ class Launcher:
         deadline = loop.time() + self._timing.redis_s
         while True:
             try:
-                return await self._check(redis)
+                warning = await self._check(redis)
             except StoreAway:
                 if loop.time() >= deadline:
                     raise
+            else:
+                if warning:
+                    log.warning(warning)
+                return
             await asyncio.sleep(_CHECK_S)
 
     def _child(self, post: Post, command: tuple[str, ...], environ: Mapping[str, str]) -> Child:

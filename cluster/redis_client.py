@@ -296,8 +296,8 @@ async def _asked(line: RedisLine, commands: Sequence[Command], *, may_repeat: bo
         raise StoreUnavailable(told.text) from error
 
 
-async def check(config: settings.Redis) -> None:
-    """Looks whether this Redis will do.
+async def check(config: settings.Redis) -> str:
+    """Looks whether this Redis will do. Returns what its operator should know of it; "" when all is well.
 
     Raises: StartError, in one clear line: it is older than 6.2, refuses the password, or evicts keys; StoreAway: it does not answer.
     """
@@ -322,3 +322,6 @@ async def check(config: settings.Redis) -> None:
             f"Redis at {where} has maxmemory-policy {policy}, which deletes tasks silently;"
             " set it to noeviction (or redis.allow_eviction: true, if you know better)"
         )
+    if info.get("aof_enabled", 1):  # a Redis for hire may not tell
+        return ""
+    return f"Redis at {where} has appendonly no: tasks that were accepted are lost when it restarts; set it to yes"

@@ -184,7 +184,7 @@ async def await_store(options: Options, store: Store) -> None:
     told = False
     while True:
         try:
-            await check(options.loaded.settings.redis)
+            warning = await check(options.loaded.settings.redis)
             await store.sync_clock()
             await store.agree()
             await Ledger(store).books()  # opened before this process changes anything
@@ -194,6 +194,8 @@ async def await_store(options: Options, store: Store) -> None:
             told = True
             await asyncio.sleep(RETRY_S)
         else:
+            if warning and not options.is_supervised:  # the launcher has said it for all of its children
+                logger.warning(warning)
             return
 
 

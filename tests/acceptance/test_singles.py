@@ -48,6 +48,17 @@ async def test_it_waits_for_redis_not_ready_and_never_ends_of_it(
 
 
 @with_redis
+async def test_it_warns_once_of_a_redis_that_forgets_when_it_restarts(
+    killable_redis: RedisServer, tmp_path: Path
+) -> None:
+    assert killable_redis.command("CONFIG", "SET", "appendonly", "no") == b"+OK"
+    async with ServiceProcess("router", tmp_path / "single", redis_url=killable_redis.url) as router:
+        await router.wait_ready()
+        assert router.stderr.read_text().count("has appendonly no") == 1
+        await router.stop()
+
+
+@with_redis
 @pytest.mark.parametrize("role", ["node", "router"])
 async def test_once_it_serves_it_says_where_in_one_line(
     role: Role, killable_redis: RedisServer, tmp_path: Path

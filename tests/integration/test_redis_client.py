@@ -455,6 +455,14 @@ async def test_a_redis_that_evicts_is_refused_unless_it_is_wanted(killable_redis
     await check(config_of(killable_redis.url, allow_eviction=True))
 
 
+async def test_a_redis_that_forgets_when_it_restarts_will_do_with_a_warning(killable_redis: RedisServer) -> None:
+    assert await check(config_of(killable_redis.url)) == ""
+    assert killable_redis.command("CONFIG", "SET", "appendonly", "no") == b"+OK"
+    expected = "has appendonly no: tasks that were accepted are lost when it restarts; set it to yes"
+    warning = await check(config_of(killable_redis.url))
+    assert warning.endswith(f"{killable_redis.address}/0 {expected}")
+
+
 async def test_a_wrong_password_is_said_and_never_shown(killable_redis: RedisServer) -> None:
     assert killable_redis.command("CONFIG", "SET", "requirepass", "right") == b"+OK"
     address = killable_redis.address

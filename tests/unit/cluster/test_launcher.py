@@ -392,6 +392,16 @@ def test_beside_a_configured_redis_it_needs_no_data_directory(start: Start, tmp_
         assert start.stop() == 0
 
 
+def test_a_configured_redis_that_keeps_no_log_is_warned_of_once(start: Start, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as redis:
+        assert redis.command("CONFIG", "SET", "appendonly", "no") == b"+OK"
+        start.flags["redis.url"] = redis.url
+        start.ready()
+        [line] = start.err().splitlines()
+        assert f"{redis.address}/0 has appendonly no" in line
+        assert start.stop() == 0
+
+
 def test_it_stops_when_its_terminal_closes(start: Start) -> None:
     flags: Mapping[str, object] = {"server.port": 0, "cluster.data_dir": str(start.folder / "data"), **start.flags}
     order = json.dumps({"flags": flags, "timing": {}, "config": None, "redis_port": start.redis_port})
