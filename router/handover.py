@@ -17,6 +17,7 @@ Rules:
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,10 +33,13 @@ from router.peer import Peer
 MAX_REQUEST_BYTES = 24 * 1024  # the head, and what came right behind it; fits in a peer's buffer
 
 _RETRY_S = 0.1
+_SAY_AGAIN_S = 60.0
 
 _UNKNOWN_PATH = Refusal(404, NOT_FOUND, "no WebSocket is served at this path")
 _TOO_LARGE = Refusal(431, BAD_PARAMETER, "the handshake is too large")
 _NOBODY = Refusal(503, NETWORK, "no node can take this connection", retry_after_s=1)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Handover:
         self._peers: dict[str, Peer] = {}
         self._held: deque[tuple[float, HandoverProtocol]] = deque()  # with the time at which it has waited enough
         self._timer: asyncio.TimerHandle | None = None
+        self._has_looked = False  # until then, Redis may be away, and nodes there
+        self._say_from_s = 0.0
         self.given = 0
         self.refused = 0
 
@@ -66,6 +72,7 @@ class Handover:
 
     def update(self, targets: Iterable[Target]) -> None:
         """Takes the live nodes as they are now: all of them, each time."""
+        self._has_looked = True
         wanted = {target.path: target for target in targets}
         for path in self._peers.keys() - wanted.keys():
             self._peers.pop(path).close()
@@ -78,6 +85,7 @@ class Handover:
         if not self._held and self._give(upgrade):
             return
         if len(self._held) >= self._max_held:
+            self._complain()
             self._refuse(upgrade)
             return
         self._held.append((asyncio.get_running_loop().time() + self._hold_s, upgrade))
@@ -129,9 +137,20 @@ class Handover:
         self._give_held()
         now_s = asyncio.get_running_loop().time()
         while self._held and self._held[0][0] <= now_s:
+            self._complain()
             self._refuse(self._held.popleft()[1])
         if self._held:
             self._look_again()
+
+    def _complain(self) -> None:
+        """Says what is wrong with the machine, if that is why an upgrade is refused."""
+        now_s = asyncio.get_running_loop().time()
+        if self._has_looked and not self._peers and now_s >= self._say_from_s:
+            self._say_from_s = now_s + _SAY_AGAIN_S
+            log.warning(
+                "agents dial this router, but no node of this machine takes them:"
+                " route /ws/ and /api/agents/register to nodes"
+            )
 
     def _refuse(self, upgrade: "HandoverProtocol") -> None:
         if upgrade.is_open:
