@@ -22,6 +22,7 @@ from cluster.errors import ConfigError
 from cluster.security import Signer
 
 TIMEOUT_S = 10.0
+_COLLECTION = 2  # parts of a path that every router serves: /api/agents, /api/nodes, /api/metrics, /api/self
 _SCHEMES = ("http", "https")
 _BAD_URL = "--url: expected http://host:port or https://host"
 
@@ -54,6 +55,8 @@ class Api:
             said = json.loads(answer)
         except ValueError:
             raise Failed(f"{self.url} is no agent-server: it answers {status} with {kind or 'nothing'}") from None
+        if status == 404 and len(parts) == _COLLECTION:
+            raise Failed(f"{self.url} is no router: --url names one, or the load balancer before it")
         return said if status == 200 else self._refuse(status, said)
 
     def _signature(self, method: str, path: str, body: bytes) -> dict[str, str]:

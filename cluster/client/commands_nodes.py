@@ -10,7 +10,7 @@ from cluster import ports
 from cluster.client.api import Api
 from cluster.client.nodes import DRAINING, READY, all_of, find, surplus
 from cluster.client.options import AsJson, ConfigFile, Url, cluster_of, put, put_json, say
-from cluster.client.outcome import PARTLY, TIMEOUT, Failed
+from cluster.client.outcome import PARTLY, TIMEOUT, Failed, NotFound
 from cluster.client.rebalancing import Rebalancing
 from cluster.client.tables import age, table
 from cluster.errors import ConfigError
@@ -59,7 +59,7 @@ def drain(
     cluster = cluster_of(config, url)
     if of_this_machine:
         port = admin_port or cluster.settings.server.port + ports.ADMIN_ABOVE
-        Api(f"http://127.0.0.1:{port}", timeout_s=_SELF_S).post("drain")
+        _drain_by_admin_port(f"http://127.0.0.1:{port}")
         say("drained")
         return
     api = cluster.api()
@@ -106,6 +106,13 @@ def rebalance(config: ConfigFile = None, url: Url = None, rate: Rate = 50.0, is_
             PARTLY,
         )
     say(f"done: {moved.agents} agents moved")
+
+
+def _drain_by_admin_port(url: str) -> None:
+    try:
+        Api(url, timeout_s=_SELF_S).post("drain")
+    except NotFound:
+        raise Failed(f"{url} is not a node's admin port: give --admin-port, or name a NODE") from None
 
 
 def _await_drained(api: Api, node: str, timeout_s: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cluster.client import commands_nodes
 from cluster.client.api import Api
 from cluster.client.outcome import FAILED, NOT_FOUND, REFUSED, TIMEOUT, ComeBack, Failed
 from cluster.errors import ConfigError
@@ -96,9 +97,26 @@ def test_without_a_secret_nothing_is_signed(server: Server) -> None:
 def test_a_refusal_is_one_line(server: Server, status: int, body: bytes, code: int, words: str) -> None:
     server.answer = (status, "application/json", body)
     with pytest.raises(Failed) as failed:
-        Api(server.url).get("api", "metrics")
+        Api(server.url).get("api", "agents", "7")
     assert failed.value.exit_code == code
     assert str(failed.value).endswith(words)
+
+
+@pytest.mark.parametrize("collection", ["agents", "nodes", "metrics", "self"])
+def test_who_does_not_serve_what_every_router_serves_is_no_router(server: Server, collection: str) -> None:
+    server.answer = (404, "application/json", b'{"code":1003,"error":"not found"}')
+    with pytest.raises(Failed) as failed:
+        Api(server.url).get("api", collection)
+    assert failed.value.exit_code == FAILED
+    assert str(failed.value) == f"{server.url} is no router: --url names one, or the load balancer before it"
+
+
+def test_an_admin_port_that_is_no_nodes_is_told_from_one(server: Server) -> None:
+    server.answer = (404, "application/json", b'{"code":1003,"error":"not found"}')
+    port = server.url.rpartition(":")[2]
+    with pytest.raises(Failed) as failed:
+        commands_nodes.drain(of_this_machine=True, admin_port=int(port))
+    assert str(failed.value) == f"{server.url} is not a node's admin port: give --admin-port, or name a NODE"
 
 
 def test_nothing_listens() -> None:
