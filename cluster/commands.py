@@ -6,6 +6,7 @@ Owns what can be said on the command line. Must not know how anything runs: a co
 - `node` and `router` become those programs (exec): the same ones that `start` runs as its children.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,9 @@ def start(  # noqa: PLR0913, PLR0917 - an argument a flag
     own = {"cluster.nodes": nodes, "cluster.data_dir": data_dir and data_dir.absolute()}
     flags = {**_flags(host, port, redis_url, log_level, settings), **_given(own)}
     loaded = configuration.load(config, environ=os.environ, flags=flags)
+    if _is_read_by_people(loaded):
+        flags["logging.format"] = "text"  # a flag, for its children too
+        loaded = configuration.load(config, environ=os.environ, flags=flags)
     for warning in loaded.warnings:
         typer.echo(f"agent-server: warning: {warning}", err=True)
     _supervise(loaded, flags, name)
@@ -181,6 +185,12 @@ def check(config: ConfigFile = None, settings: Settings = None) -> None:
     typer.echo(f"{loaded.path or 'no config.yaml, defaults'}: ok")
 
 
+def _is_read_by_people(loaded: configuration.Loaded) -> bool:
+    """Whether log records go to a terminal, and nobody said in which form."""
+    logs = loaded.settings.logging
+    return sys.stderr.isatty() and not (logs.dir or logs.file or "logging.format" in loaded.given)
+
+
 def _supervise(loaded: configuration.Loaded, flags: Mapping[str, object], name: str) -> None:
     import asyncio  # noqa: PLC0415 - this and the next two are for `start` alone
 
@@ -188,7 +198,13 @@ def _supervise(loaded: configuration.Loaded, flags: Mapping[str, object], name: 
     from cluster.telemetry import configure_logging  # noqa: PLC0415
 
     configure_logging(loaded.settings.logging, secrets=loaded.settings.secrets())
-    asyncio.run(Launcher(loaded, environ=os.environ, flags=flags, name=name).run())
+    launcher = Launcher(loaded, environ=os.environ, flags=flags, name=name)
+    asyncio.run(launcher.run())
+    if launcher.has_served:
+        redis = loaded.settings.redis
+        state = programs.where_it_is(redis) if redis.enabled else loaded.settings.cluster.data_dir
+        with contextlib.suppress(OSError):  # its terminal may be gone
+            typer.echo(f"agent-server: stopped; its state is in {state}", err=True)
 
 
 def _become(module: str, config: str | None, flags: Mapping[str, object], options: Mapping[str, object]) -> NoReturn:

@@ -35,7 +35,7 @@ from cluster.errors import ConfigError, StartError, StoreAway
 from cluster.process import spawn
 from cluster.programs import Commands, Post
 from cluster.redis_binary import find_binary
-from cluster.settings import Redis, without_url_credentials
+from cluster.settings import Redis
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,11 @@ class Launcher:
         self._is_announced = False
         self._asked_to_stop = asyncio.Event()
         self._had_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
+
+    @property
+    def has_served(self) -> bool:
+        """Whether everything was ready once."""
+        return self._is_announced
 
     async def run(self) -> None:
         """Runs everything until a signal asks to stop.
@@ -175,7 +180,7 @@ class Launcher:
         redis = self._settings.redis
         if redis.enabled:
             await self._await_configured(redis)
-            return ("redis", "-", "-", without_url_credentials(redis.url) or f"redis://{redis.addr}/{redis.db}"), {}
+            return ("redis", "-", "-", programs.where_it_is(redis)), {}
         embedded = EmbeddedRedis(Path(self._settings.cluster.data_dir), find_binary(), self._redis_port)
         self._resources.callback(embedded.close)
         self._redis = Child("redis", embedded.start, self._timing.pace)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from cluster import environment, ports
 from cluster.process import Program
-from cluster.settings import Redis, Settings, keys
+from cluster.settings import Redis, Settings, keys, without_url_credentials
 
 _FORBIDDEN_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_HOST = 40
@@ -71,6 +71,11 @@ def how_to_reach(url: str, redis: Redis) -> dict[str, object]:
     """Settings that lead a child to the embedded Redis; the rest is as loaded, where what nobody could read became a default."""
     rest = {key: getattr(redis, keys()[key].attribute) for key in _TUNING}
     return {**rest, "redis.enabled": True, "redis.url": url}
+
+
+def where_it_is(redis: Redis) -> str:
+    """A configured Redis for eyes: its URL without a password."""
+    return without_url_credentials(redis.url) or f"redis://{redis.addr}/{redis.db}"
 
 
 def node_count(settings: Settings) -> int:

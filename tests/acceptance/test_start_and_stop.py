@@ -69,6 +69,8 @@ async def test_asked_to_stop_it_ends_at_once_with_0_and_tells_its_agents(
         say(f"stopped after {took_s:.2f} s with 20 agents")
         assert code == 0, cluster.output()
         assert took_s <= limit_s
+        told = cluster.stderr.read_text().splitlines()[-1]
+        assert told == f"agent-server: stopped; its state is in {cluster.folder / 'data'}"
         await eventually(lambda: not fleet.elsewhere() and "agents are connected")
         assert {closed.code for closed in recorder.of(Closed)} == {RESTARTING}
 

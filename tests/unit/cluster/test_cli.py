@@ -94,6 +94,42 @@ def test_flags_go_over_environment_and_file(nowhere: Path, monkeypatch: pytest.M
     assert isinstance(given, dict)
 
 
+@pytest.mark.parametrize(
+    ("is_terminal", "given", "form"),
+    [
+        (True, (), "text"),
+        (False, (), "json"),
+        (True, ("--set", "logging.format=json"), "json"),
+        (True, ("--set", "logging.dir=logs"), "json"),
+        (True, ("--set", "logging.file=server.log"), "json"),
+    ],
+)
+def test_start_logs_text_to_a_terminal_unless_it_is_told_a_form_or_a_file(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool, given: tuple[str, ...], form: str
+) -> None:
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(commands, "_supervise", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert cli.run(["start", *given]) == 0
+    [(loaded, flags, _)] = seen
+    assert loaded.settings.logging.format == form  # type: ignore[attr-defined]
+    assert flags.get("logging.format", "json") == form  # type: ignore[attr-defined]
+
+
+def test_a_form_in_the_file_or_the_environment_wins_over_a_terminal(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(commands, "_supervise", lambda loaded, *_: seen.append(loaded.settings.logging.format))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (nowhere / "config.yaml").write_text("logging: {format: json}\n")
+    assert cli.run(["start"]) == 0
+    (nowhere / "config.yaml").write_text("")
+    monkeypatch.setenv("LOGGING_FORMAT", "json")
+    assert cli.run(["start"]) == 0
+    assert seen == ["json", "json"]
+
+
 @pytest.mark.parametrize("module", ["node", "router"])
 def test_node_and_router_become_those_programs(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     executed: list[tuple[str, list[str], dict[str, str]]] = []
