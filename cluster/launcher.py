@@ -17,12 +17,10 @@ import contextlib
 import logging
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +34,7 @@ from cluster.process import spawn
 from cluster.programs import Commands, Post
 from cluster.redis_binary import find_binary
 from cluster.settings import Redis
+from cluster.socket_folder import folder_of_sockets
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ _NODES_SHARE = 0.8  # of stop_s: what nodes may take to drain; the router has un
 _ROUTER_SHARE = 0.9
 _LEAST_S = 0.5
 _CHECK_S = 0.25
-_LONGEST_FOLDER_BYTES = 90  # the path of a Unix socket has room for 107
 _MOST_FILES = 1024 * 1024
 
 RedisCheck = Callable[[Redis], Awaitable[str]]
@@ -155,7 +153,7 @@ class Launcher:
         public, admins = self._bind()
         address, decided = await self._have_redis()
         handovers = self._resources.enter_context(
-            _folder_of_sockets(self._settings.cluster.data_dir if self._redis else None)
+            folder_of_sockets(self._settings.cluster.data_dir if self._redis else None)
         )
         router, nodes = programs.posts(self._name or programs.own_name(self._settings.redis), public, admins, handovers)
         decided = {**self._flags, **decided, "server.port": public.getsockname()[1]}
@@ -270,21 +268,6 @@ def _lift_file_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # the kernel's own bound may be lower
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextlib.contextmanager
-def _folder_of_sockets(data_dir: str | None) -> Iterator[Path]:
-    """For this user alone: in our data directory, if we hold one and its path is short enough for Unix sockets."""
-    if data_dir and len(os.fsencode(data_dir)) <= _LONGEST_FOLDER_BYTES:
-        folder = Path(data_dir, "run")
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was killed
-        folder.mkdir(mode=0o700)
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="agent-server-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_terminal() -> bool:
