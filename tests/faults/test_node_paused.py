@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -44,9 +45,9 @@ async def test_a_node_that_was_paused_does_nothing_more_for_agents_that_went_els
         load = Load(scene.control_plane, hosts=agents, count=count, per_s=per_s, chance=chance)
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
-            for number in range(rounds):
+            for _ in range(rounds):
                 await asyncio.sleep(0.5)
-                await _pause(scene, torn, f"n{number % 2 + 1}", paused_s, finding)
+                await _pause(scene, torn, paused_s, finding)
         for agent in torn:
             await eventually(lambda agent=agent: agent.resend() or agent.unacked, 30.0, every_s=0.2)  # type: ignore[misc]
             for line in agent.lines:
@@ -54,13 +55,14 @@ async def test_a_node_that_was_paused_does_nothing_more_for_agents_that_went_els
         await scene.judge(finding, Rules(delivery_grace_s=paused_s + 1.0))  # what was in its sockets is read late
 
 
-async def _pause(scene: Scene, torn: list[TornAgent], node: str, paused_s: float, finding: Finding) -> None:
+async def _pause(scene: Scene, torn: list[TornAgent], paused_s: float, finding: Finding) -> None:
+    """Of the node to which most of them came: all of them go where fewer agents are."""
     for agent in torn:
         await agent.dial(scene.cluster.url)
     async with Redis.from_url(scene.redis.url, decode_responses=True) as redis:
         owners = await _owners(redis, torn)
+        node, _ = Counter(owner.partition(":")[0] for owner in owners.values()).most_common(1)[0]
         theirs = [agent for agent in torn if owners[agent.agent_id].startswith(f"{node}:")]
-        assert theirs, f"none of {TORN} agents came to {node}"
         old = [agent.lines[-1] for agent in theirs]
         scene.recorder.fault(f"SIGSTOP of {node}")
         scene.cluster.pause_node(node)
