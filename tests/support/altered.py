@@ -59,7 +59,7 @@ def _ends_twice(_: Sequence[str]) -> None:
     _rewrite(
         {
             "settle": ("local open = state", "local open = true or state"),
-            "append_results": ("not seen[m[1]] and not seen[m[2]]", "not seen[m[1]]"),
+            "append_results": ("ENDED[state] and m[2] or m[1]", "e[12]"),  # the message id
         }
     )
 
