@@ -39,9 +39,7 @@ BLOCK_MS = 1000  # of the blocking reader; its socket waits longer
 LOWEST_VERSION = (6, 2)
 RETRY_AFTER_S = 2  # what callers are told
 SAY_AGAIN_S = 10.0  # between complaints about one feed
-KEYLESS_S = (
-    2.0  # two beats: how long one without a key of agent ids waits for somebody to put one back, before it makes one
-)
+KEYLESS_S = 2.0  # two beats: for so long somebody may put back the key of agent ids, before another makes one
 
 logger = logging.getLogger(__name__)
 

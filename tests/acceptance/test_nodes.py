@@ -21,7 +21,8 @@ from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
 from tests.support.go_wire import ENDS
 from tests.support.ledger import Ledger
-from tests.support.recorder import Closed, Entry, Opened, Posted, Recorder
+from tests.support.outlook import connection_gaps_s
+from tests.support.recorder import Closed, Entry, Posted, Recorder
 from tests.support.required_redis import require_redis
 from tests.support.said import Say
 from tests.support.simulated_fleet import Fleet
@@ -281,7 +282,7 @@ async def test_a_restart_is_followed_until_every_process_is_back(cluster: Cluste
         assert not set({**cluster.nodes(), **cluster.routers()}.values()) & set(pids.values())
         for name in ("n1", "n2", "r1"):
             assert f"{name}: back" in err
-    gaps_s = sorted(_gaps_s(recorder))
+    gaps_s = sorted(connection_gaps_s(recorder.events))
     at = {p: gaps_s[min(len(gaps_s) - 1, int(p / 100 * len(gaps_s)))] for p in (50, 99)}
     say(f"gap of an agent: p50 {at[50]:.2f} s, p99 {at[99]:.2f} s, n={len(gaps_s)}")
     assert at[99] <= 3.0
@@ -310,18 +311,6 @@ async def _not_all_listed(cluster: ClusterProcess) -> str:
     """A cluster serves as soon as one of its nodes does."""
     found = await listed(cluster)
     return "" if set(found) == {"n1", "n2"} else str(found)
-
-
-def _gaps_s(recorder: Recorder) -> list[float]:
-    """From each end of a connection to the next one's beginning."""
-    closed_s: dict[str, float] = {}
-    gaps_s = []
-    for event in recorder.events:
-        if isinstance(event, Closed):
-            closed_s[event.agent] = event.at_s
-        elif isinstance(event, Opened) and event.agent in closed_s:
-            gaps_s.append(event.at_s - closed_s.pop(event.agent))
-    return gaps_s
 
 
 def _judge(recorder: Recorder, say: Say) -> None:

@@ -17,7 +17,8 @@ from tests.support.control_plane import ControlPlane, as_bytes, new_task
 from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
 from tests.support.ledger import Ledger
-from tests.support.recorder import Closed, Opened, Recorder, Registered
+from tests.support.outlook import connection_gaps_s
+from tests.support.recorder import Closed, Recorder, Registered
 from tests.support.required_redis import require_redis
 from tests.support.said import Say
 from tests.support.simulated_agent import SimulatedAgent
@@ -101,7 +102,7 @@ async def test_a_rolling_restart_replaces_every_process_and_fails_no_post(cluste
         await eventually(ledger.unfinished, 75.0)
         await fleet.settled()
         await reader.caught_up()
-    gaps_s = _gaps_s(recorder)
+    gaps_s = connection_gaps_s(recorder.events)
     say(f"{len(gaps_s)} connections moved; the longest gap of an agent {max(gaps_s):.2f} s")
     assert {closed.code for closed in recorder.of(Closed) if not closed.reason} == {RESTARTING}
     verdict = check(recorder.events)
@@ -132,15 +133,3 @@ async def _post_once(control_plane: ControlPlane, host: int) -> int:
     task = as_bytes(new_task(host))
     path = f"/api/agents/{host}/tasks/"
     return (await control_plane.call("POST", path, task, target=str(host), tasks=[task])).status
-
-
-def _gaps_s(recorder: Recorder) -> list[float]:
-    """From each end of a connection to the next one's beginning."""
-    closed_s: dict[str, float] = {}
-    gaps_s = []
-    for event in recorder.events:
-        if isinstance(event, Closed):
-            closed_s[event.agent] = event.at_s
-        elif isinstance(event, Opened) and event.agent in closed_s:
-            gaps_s.append(event.at_s - closed_s.pop(event.agent))
-    return gaps_s

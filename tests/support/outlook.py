@@ -97,3 +97,15 @@ def _within(spans: Iterable[tuple[float, float]], at_s: float, margin_s: float) 
 
 def _last_of(entries: Iterable[Entry], field: str) -> dict[str, Entry]:
     return {entry.fields[field]: entry for entry in entries}
+
+
+def connection_gaps_s(events: Iterable[AnyEvent]) -> list[float]:
+    """From each end of a connection to the next one's beginning."""
+    closed_s: dict[str, float] = {}
+    gaps: list[float] = []
+    for event in events:
+        if isinstance(event, Closed):
+            closed_s[event.agent] = event.at_s
+        elif isinstance(event, Opened) and event.agent in closed_s:
+            gaps.append(event.at_s - closed_s.pop(event.agent))
+    return gaps
