@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cluster import telemetry
+from cluster.metrics import CONTENT_TYPE
 from cluster.redis_client import Store
 from cluster.refusal import BAD_PARAMETER
 from cluster.replies import Edge, app_of, error_reply, json_reply
@@ -59,7 +59,7 @@ def admin_app(
         return json_reply({"status": obstacle or "ok"}, 503 if obstacle else 200)
 
     async def metrics(_: Request) -> Response:
-        return Response(render(), media_type=telemetry.CONTENT_TYPE)
+        return Response(render(), media_type=CONTENT_TYPE)
 
     async def drained(request: Request) -> Response:
         if not _is_of_this_machine(request):

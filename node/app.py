@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.routing import Route, WebSocketRoute
 
-from cluster import nodes, ports, programs, registration, serving, telemetry, verification
+from cluster import nodes, ports, programs, registration, serving, verification
 from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
 from cluster.control_plane import ControlPlane
@@ -20,7 +20,9 @@ from cluster.errors import StartError, StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
 from cluster.mailbox import Mailbox
+from cluster.metrics import Counters
 from cluster.nodes import Node, NodeDirectory
+from cluster.process_load import CpuShare, LoopLag
 from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
 from cluster.registration import RegistrationEndpoint
@@ -57,14 +59,14 @@ class NodeProcess:
         self._settings: Settings = settings
         self._options = options
         self._store = store
-        self._counters = telemetry.Counters()
+        self._counters = Counters()
         events = self._counters.tally(
             "node_events", "What happened to agents' connections and messages", "type", EVENTS
         )
         self._crew = crew = NodeCrew(store, events)
         self._boot = secrets.token_hex(8)
         self._machine = nodes.this_machine()
-        self._cpu = telemetry.CpuShare()
+        self._cpu = CpuShare()
         self._cpu_percent = 0
         self._addresses = {"address": "", "admin": ""}
         self._hub = Hub()
@@ -161,7 +163,7 @@ class NodeProcess:
 
     def _gauges(self) -> None:
         counters = self._counters
-        lag = telemetry.LoopLag(asyncio.get_running_loop())
+        lag = LoopLag(asyncio.get_running_loop())
         lag.start()
         counters.gauge("connected_agents", "Agents connected to this node", lambda: len(self._hub))
         counters.gauge("uplink_results_waiting", "Results not yet in their feed", lambda: len(self._uplink.results))

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from cluster import acceptance, nodes, registration, serving, telemetry, verification
+from cluster import acceptance, nodes, registration, serving, verification
 from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
 from cluster.control_plane import ControlPlane
@@ -17,7 +17,9 @@ from cluster.feeds import Feeds
 from cluster.inbox import Inbox
 from cluster.ledger import Ledger
 from cluster.mailbox import Mailbox
+from cluster.metrics import Counters
 from cluster.nodes import NodeDirectory
+from cluster.process_load import LoopLag
 from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
 from cluster.registration import RegistrationEndpoint
@@ -78,7 +80,7 @@ class RouterProcess:
         self._options = options
         self._settings = settings
         self._store = store
-        self._counters = telemetry.Counters()
+        self._counters = Counters()
         tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", acceptance.OUTCOMES)
         swept = self._counters.tally("swept", "What time ended", "type", SWEPT)
         self._handover = Handover()
@@ -109,7 +111,7 @@ class RouterProcess:
         self._admin = serving.server(
             admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
         )
-        lag = telemetry.LoopLag(asyncio.get_running_loop())
+        lag = LoopLag(asyncio.get_running_loop())
         lag.start()
         self._counters.gauge(
             "event_loop_lag_seconds", "The latest that the event loop ran in the last seconds", lag.read

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cluster.errors import StoreUnavailable
 from cluster.ledger import Books, Ledger
-from cluster.telemetry import Counters
+from cluster.metrics import Counters
 
 EVERY_S = 5.0
 _MEANINGS = {

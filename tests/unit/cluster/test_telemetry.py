@@ -1,6 +1,5 @@
 """Where a process' log goes, and how its numbers are told."""
 
-import asyncio
 import io
 import json
 import logging
@@ -10,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
-from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.settings import Auth, Logging, Settings
-from cluster.telemetry import CONTENT_TYPE, Counters, LogFile, LoopLag, configure_logging, log_path
+from cluster.telemetry import LogFile, configure_logging, log_path
 
 log = logging.getLogger("cluster.something")
 
@@ -268,165 +265,3 @@ def test_a_pipe_is_never_rotated() -> None:
     reader.join(timeout=10)
     assert taken == ["one", "two"]
     assert names() == ["pipe.log"]
-
-
-# --- numbers
-
-
-def samples(counters: Counters) -> dict[str, float]:
-    families = text_string_to_metric_families(counters.render().decode())
-    return {
-        sample.name + "".join(f"{{{k}={v}}}" for k, v in sample.labels.items()): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
-def test_a_count_is_a_plain_int_and_told_as_a_counter() -> None:
-    counters = Counters()
-    acks = counters.count("acks", "Acks sent.")
-    acks.value += 1
-    acks.value += 2
-    assert type(acks.value) is int
-    assert counters.render().decode() == (
-        "# HELP agent_server_acks_total Acks sent.\n# TYPE agent_server_acks_total counter\nagent_server_acks_total 3.0\n"
-    )
-
-
-def test_a_tally_is_a_plain_dict_and_told_by_its_label() -> None:
-    counters = Counters()
-    dropped = counters.tally("frames_dropped", "Frames that were no message.", "reason", ("not_json", "too_deep"))
-    dropped["not_json"] += 2
-    assert type(dropped) is dict
-    assert samples(counters) == {
-        "agent_server_frames_dropped_total{reason=not_json}": 2,
-        "agent_server_frames_dropped_total{reason=too_deep}": 0,
-    }
-
-
-def test_a_value_that_was_not_named_is_no_label() -> None:
-    dropped = Counters().tally("frames_dropped", "Frames.", "reason", ("not_json",))
-    with pytest.raises(KeyError):
-        dropped["from a peer"] += 1
-
-
-@pytest.mark.parametrize("label", ["agent_id", "path", ""])
-def test_only_labels_with_few_values_are_taken(label: str) -> None:
-    with pytest.raises(ValueError, match="label"):
-        Counters().tally("frames", "Frames.", label, ("a",))
-
-
-def test_a_gauge_is_read_when_it_is_asked_for() -> None:
-    counters, sessions = Counters(), {"a", "b"}
-    counters.gauge("sessions", "Sessions held.", lambda: len(sessions))
-    assert samples(counters) == {"agent_server_sessions": 2}
-    sessions.clear()
-    assert samples(counters) == {"agent_server_sessions": 0}
-
-
-def test_a_gauge_that_cannot_be_read_hides_no_other() -> None:
-    counters = Counters()
-    counters.gauge("broken", "Never.", lambda: 1 / 0)
-    counters.gauge("whole", "Always.", lambda: 1)
-    assert samples(counters) == {"agent_server_whole": 1}
-
-
-@pytest.mark.parametrize("name", ["", "a", "Acks", "acks_total", "agent_server_acks", "9a", "a-b", "a b", "acks_"])
-def test_a_name_that_prometheus_or_we_would_not_have_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="metric name"):
-        Counters().count(name, "Text.")
-
-
-def test_a_name_is_taken_once() -> None:
-    counters = Counters()
-    counters.count("acks", "Acks.")
-    with pytest.raises(ValueError, match="there already"):
-        counters.gauge("acks", "Acks.", float)
-
-
-def test_counters_know_nothing_of_each_other_nor_of_the_global_registry() -> None:
-    first, second = Counters(), Counters()
-    first.count("acks", "Acks.").value += 1
-    second.count("acks", "Acks.")
-    assert samples(first) != samples(second)
-    assert not [family for family in REGISTRY.collect() if family.name.startswith("agent_server_")]
-
-
-def test_the_text_has_the_type_that_prometheus_reads() -> None:
-    assert CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
-    assert Counters().render() == b""
-
-
-# --- the loop's lag
-
-
-class Clock:
-    """A loop's clock and timers, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-        self.timers: list[asyncio.TimerHandle] = []
-        self.loop = asyncio.new_event_loop()
-        self.loop.time = lambda: self.now_s  # type: ignore[method-assign]
-
-    def to(self, now_s: float) -> None:
-        """Time is this, and what is due runs once."""
-        self.now_s = now_s
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
-
-
-@pytest.fixture
-def clock() -> Iterator[Clock]:
-    made = Clock()
-    yield made
-    made.loop.close()
-
-
-def test_a_loop_on_time_has_no_lag(clock: Clock) -> None:
-    lag = LoopLag(clock.loop, interval_s=0.25)
-    assert lag.read() == 0
-    lag.start()
-    for step in range(1, 10):
-        clock.to(100 + step * 0.25)
-    assert lag.read() == pytest.approx(0)
-
-
-def test_the_worst_delay_is_told_until_its_window_is_over(clock: Clock) -> None:
-    lag = LoopLag(clock.loop, interval_s=0.25, window_s=10)
-    lag.start()
-    clock.to(102.25)
-    assert lag.read() == pytest.approx(2.0)
-    clock.to(102.5)
-    assert lag.read() == pytest.approx(2.0)
-    for step in range(40):
-        clock.to(102.75 + step * 0.25)
-    assert lag.read() == pytest.approx(2.0)
-    for step in range(40):
-        clock.to(112.75 + step * 0.25)
-    assert lag.read() == pytest.approx(0.0)
-
-
-def test_a_tick_that_is_late_and_has_not_run_yet_counts(clock: Clock) -> None:
-    lag = LoopLag(clock.loop, interval_s=0.25)
-    lag.start()
-    clock.now_s = 103.25
-    assert lag.read() == pytest.approx(3.0)
-
-
-def test_stopping_twice_is_fine_and_leaves_no_timer(clock: Clock) -> None:
-    lag = LoopLag(clock.loop)
-    lag.start()
-    lag.stop()
-    lag.stop()
-    clock.to(200.0)
-    assert lag.read() == 0
-
-
-async def test_a_blocked_loop_is_seen_by_the_real_clock() -> None:
-    lag = LoopLag(asyncio.get_running_loop(), interval_s=0.01)
-    lag.start()
-    threading.Event().wait(0.1)
-    await asyncio.sleep(0)
-    lag.stop()
-    assert lag.read() >= 0.05
