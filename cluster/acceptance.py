@@ -15,7 +15,8 @@ from cluster.inbox import Inbox
 from cluster.mailbox import Accepted, Mailbox, Post
 from cluster.registry import Owner
 
-OUTCOMES = ("accepted", "repeated", "refused")
+REFUSED = {UnknownAgent: "unknown_agent", MailboxFull: "mailbox_full", TaskConflict: "conflict"}
+OUTCOMES = ("accepted", "repeated", *REFUSED.values())
 PATIENCE_S = 0.1  # behind a call that a distant Redis has not answered: three in a row are to take less than a call may
 FOLLOW_S = 0.5  # that an answer waits for the doorbell and the count, which go on without it
 
@@ -42,7 +43,7 @@ class Acceptance:
         """Accepts these tasks, all or none. Raises: UnknownAgent, MailboxFull, TaskConflict, StoreUnavailable."""
         outcome = await self._posts.submit(post)
         if isinstance(outcome, PeerError):
-            self._counts["refused"] += len(post.tasks)
+            self._counts[REFUSED[type(outcome)]] += len(post.tasks)
             raise outcome
         self._counts["accepted"] += outcome.new
         self._counts["repeated"] += len(post.tasks) - outcome.new

@@ -41,9 +41,12 @@ class Readiness:
         """Why it is not ready; "" when it is."""
         if not self.is_serving:
             return "starting or draining"
-        if self._answered is None or asyncio.get_running_loop().time() - self._answered > GRACE_S:
-            return "Redis does not answer"
-        return ""
+        return "" if self.has_redis else "Redis does not answer"
+
+    @property
+    def has_redis(self) -> bool:
+        """Whether Redis answered of late."""
+        return self._answered is not None and asyncio.get_running_loop().time() - self._answered <= GRACE_S
 
 
 def admin_app(

@@ -30,3 +30,10 @@ HEARTBEAT_TIMEOUT = 4408
 REPLACED = 4409
 READS_TOO_SLOWLY = 4413
 FLOODS = 4429
+
+NAMES = {
+    NORMAL: "normal", PROTOCOL_ERROR: "protocol_error", UNSUPPORTED_DATA: "unsupported_data", INVALID_DATA: "invalid_data",
+    POLICY_VIOLATION: "policy_violation", TOO_BIG: "too_big", INTERNAL_ERROR: "internal_error", RESTARTING: "restarting",
+    REVOKED: "revoked", HEARTBEAT_TIMEOUT: "heartbeat_timeout", REPLACED: "replaced", READS_TOO_SLOWLY: "reads_too_slowly",
+    FLOODS: "floods",
+}  # fmt: skip

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from cluster import messages, settings
+from cluster.ends import Ends
 from cluster.keys import RECORD_MS, Keys
 from cluster.redis_client import Store
 from cluster.scripts import packed
@@ -159,6 +160,7 @@ class Feeds:
         self.logs = config.log_stream
         self.status = config.status_stream
         self.stats = config.task_stats_stream
+        self.ends = Ends()
 
     # ---- results
 
@@ -169,7 +171,8 @@ class Feeds:
         items = [_result_item(entry) for entry in entries]
         keys = [*self._seen_keys(self.results.key), self._executions]
         with self._store.of_feed(self.results.key):
-            await self._store.run("append_results", keys, packed(items), GENERATION_MS, EXECUTION_MS)
+            written = await self._store.run("append_results", keys, packed(items), GENERATION_MS, EXECUTION_MS)
+        self.ends.note_results(entries, len(items) - int(written))
 
     async def expect(self, task_ids: Iterable[str]) -> None:
         """Counts accepted tasks into their executions' hosts. Raises: StoreUnavailable."""
@@ -189,7 +192,9 @@ class Feeds:
             return
         with self._store.of_feed(self.logs.key):
             for items in _calls_of(_slices_of(messages_)):
-                await self._store.run("append_logs", self._seen_keys(self.logs.key), packed(items), GENERATION_MS)
+                keys = self._seen_keys(self.logs.key)
+                written = await self._store.run("append_logs", keys, packed(items), GENERATION_MS)
+                self.ends.note_logs(len(items) - int(written))
 
     def _seen_keys(self, feed: str) -> list[str]:
         return [feed, *(self._keys.of_feed(feed, name) for name in ("seen", "seen:0", "seen:1"))]

@@ -16,6 +16,7 @@ An agent belongs to a shard, a hash of its id; the keys of a shard carry one has
 | `<p>{s}:task:<id>:<task>` | hash | while open or owed, then 25 h | one task's record |
 | `<p>{s}:strangers:<id>` | string, PX | 25 h | how often it spoke of tasks that nobody knows |
 | `<p>{s}:due` | zset | - | `<id>:<task>` -> ms at which it must have ended |
+| `<p>{s}:pending` | zset | - | agent id -> ms since when, at the earliest, a task waits that was never handed out (see oldest.lua) |
 | `<p>{s}:unfed` | hash | - | message id -> entry owed to a feed |
 | `<p>{s}:ledger` | hash | - | how many tasks were accepted and ended, how many entries owed and paid |
 | `<p>host:<host_id>` | string | until forgotten | agent id |
@@ -49,7 +50,7 @@ class Keys:
         return crc32(agent_id.encode()) % self.shards if self.shards > 1 else 0
 
     def in_shard(self, shard: int, name: str) -> str:
-        """A key of a shard: `owners`, `agents`, `deadlines`, `due`, `unfed`, `ledger`, or the head of a per-agent key."""
+        """A key of a shard: `owners`, `agents`, `deadlines`, `due`, `pending`, `unfed`, `ledger`, or the head of a per-agent key."""
         return self._tags[shard] + name
 
     def of_agent(self, name: str, agent_id: str) -> str:

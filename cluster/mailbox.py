@@ -48,12 +48,16 @@ class Accepted(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True, gc=False):
-    """A task handed out for writing: its place in the mailbox, the batch it came in ("" = single), its JSON."""
+    """A task handed out for writing: its place in the mailbox, the batch it came in ("" = single), its JSON.
+
+    `created_ms` is when it was accepted; 0 = handed out before, or not known.
+    """
 
     id: str
     seq: int
     batch: str
     json: bytes
+    created_ms: int = 0
 
 
 class Take(Struct, frozen=True, gc=False):
@@ -159,7 +163,7 @@ class Mailbox:
         for post in posts:
             keys += [self._keys.of_agent(name, post.agent_id) for name in ("agent", "mail")]
             keys += [self._keys.task(post.agent_id, task.id) for task in post.tasks]
-        keys.append(self._keys.in_shard(shard, "ledger"))
+        keys += [self._keys.in_shard(shard, name) for name in ("pending", "ledger")]
         arg = packed([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
         replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open)
         return [self._answer(reply) for reply in replies]
@@ -187,6 +191,7 @@ class Mailbox:
         for take in takes:
             keys += [self._keys.of_agent(name, take.agent_id) for name in ("agent", "mail", "cancels")]
             keys.append(self._keys.task(take.agent_id, ""))
+        keys.append(self._keys.in_shard(shard, "pending"))
         arg = packed([(take.agent_id, take.owner, str(take.cursor), take.cancels) for take in takes])
         replies = await self._store.run("take", keys, arg, TAKE_TASKS, TAKE_BYTES, self._grace_ms)
         return [_delivery(reply) for reply in replies]
@@ -296,7 +301,11 @@ def _delivery(reply: list[Any]) -> Delivery | None:
         return None
     _, cancels, more, cancelled, cursor, *tasks = reply
     ids = [task_id.decode() for task_id in cancelled]
-    return Delivery(_tasks(tasks), ids, cancels.decode(), bool(more), int(cursor))
+    taken = [
+        Taken(tasks[n].decode(), int(tasks[n + 1]), tasks[n + 2].decode(), tasks[n + 3], int(tasks[n + 4]))
+        for n in range(0, len(tasks), 5)
+    ]
+    return Delivery(taken, ids, cancels.decode(), bool(more), int(cursor))
 
 
 def _tasks(flat: list[bytes]) -> list[Taken]:

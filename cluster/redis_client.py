@@ -29,8 +29,9 @@ from redis.exceptions import ConnectionError as BrokenConnection
 
 from cluster import scripts, settings
 from cluster.errors import FeedBlocked, StartError, StoreAway, StoreUnavailable
+from cluster.histogram import Histogram
 from cluster.keys import SCHEMA, Keys
-from cluster.redis_errors import DRIVER_ERRORS, away
+from cluster.redis_errors import DRIVER_ERRORS, REASONS, away
 from cluster.redis_line import Command, RedisLine, Word
 
 REQUEST_TIMEOUT_S = 2.0  # a control-plane call must end within 3 s
@@ -52,6 +53,7 @@ class StreamEntry(NamedTuple):
     fields: dict[bytes, bytes]
 
 
+Errors = dict[str, int]  # by REASONS
 Client = Any  # a Redis client; redis-py's own types leave open whether replies are bytes, and ours are
 
 
@@ -77,13 +79,13 @@ def _pool(url: str, size: int, timeout_s: float, retries: int = 0, wait_s: float
 
 
 @contextlib.asynccontextmanager
-async def translated(pool: ConnectionPool | None = None) -> AsyncIterator[None]:
-    """Turns the driver's errors into `StoreUnavailable`; our own mistakes stay what they are.
+async def translated(pool: ConnectionPool | None = None, errors: Errors | None = None) -> AsyncIterator[None]:
+    """Turns the driver's errors into `StoreUnavailable`; our own mistakes stay what they are. `errors` counts them.
 
     A cancellation is never lost in it.
     """
     with _cancellation_kept():
-        async with _translated(pool):
+        async with _translated(pool, errors):
             yield
 
 
@@ -103,13 +105,15 @@ def _cancellation_kept() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _translated(pool: ConnectionPool | None) -> AsyncIterator[None]:
+async def _translated(pool: ConnectionPool | None, errors: Errors | None) -> AsyncIterator[None]:
     try:
         yield
     except DRIVER_ERRORS as error:
         told = away(error)
         if told is None:
             raise
+        if errors is not None:
+            errors[told.reason] += 1
         if pool is not None and told.is_moving:
             with contextlib.suppress(RedisError, OSError):
                 await pool.disconnect(inuse_connections=False)
@@ -137,6 +141,8 @@ class Store:
         self._shas: dict[str, str] = {}
         self._clock_offset_ms = 0
         self._complain_at_s: dict[str, float] = {}
+        self.round_trips = Histogram()  # of `sync_clock`: once or twice a second
+        self.errors: Errors = dict.fromkeys(REASONS, 0)
 
     @property
     def id_key(self) -> bytes:
@@ -155,6 +161,7 @@ class Store:
         async with self.session() as client:
             seconds, micros = await client.time()
         round_trip_s = time.monotonic() - started
+        self.round_trips.observe(round_trip_s)
         at_ms = int(seconds) * 1000 + int(micros) // 1000 + int(round_trip_s * 500)
         self._clock_offset_ms = at_ms - time.time_ns() // 1_000_000
         return round_trip_s
@@ -183,7 +190,19 @@ class Store:
 
     async def ask(self, *commands: Command, may_repeat: bool = True) -> list[Any]:
         """The raw replies to short commands, sent in one go. Raises: StoreUnavailable; it may have been done all the same."""
-        return await _asked(self._line, commands, may_repeat=may_repeat)
+        return await self._asked(self._line, commands, may_repeat=may_repeat)
+
+    async def _asked(self, line: RedisLine, commands: Sequence[Command], *, may_repeat: bool) -> list[Any]:
+        try:
+            return await line.ask(*commands, may_repeat=may_repeat)
+        except DRIVER_ERRORS as error:
+            told = away(error)
+            if told is None:
+                raise
+            self.errors[told.reason] += 1
+            if told.is_moving:
+                line.drop()
+            raise StoreUnavailable(told.text) from error
 
     async def read_streams(self, after: Mapping[str, str], count: int, block_ms: int) -> list[StreamEntry]:
         """What came into streams behind these ids; waits `block_ms`, at most `BLOCK_MS`, for it. Raises: StoreUnavailable."""
@@ -197,7 +216,7 @@ class Store:
             *after,
             *after.values(),
         )
-        [reply] = await _asked(self._waiting_line, [command], may_repeat=True)
+        [reply] = await self._asked(self._waiting_line, [command], may_repeat=True)
         return [
             StreamEntry(stream.decode(), entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
             for stream, entries in reply or ()
@@ -207,7 +226,7 @@ class Store:
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Client]:
         """The client for what is rare or long, with its errors translated. Raises: StoreUnavailable."""
-        async with translated(self._client.connection_pool):
+        async with translated(self._client.connection_pool, self.errors):
             yield self._client
 
     @staticmethod
@@ -280,18 +299,6 @@ class Store:
             pipe.hmget(self.keys.meta, list(wanted))
             found: list[bytes | None] = (await pipe.execute())[-1]
         return found
-
-
-async def _asked(line: RedisLine, commands: Sequence[Command], *, may_repeat: bool) -> list[Any]:
-    try:
-        return await line.ask(*commands, may_repeat=may_repeat)
-    except DRIVER_ERRORS as error:
-        told = away(error)
-        if told is None:
-            raise
-        if told.is_moving:
-            line.drop()
-        raise StoreUnavailable(told.text) from error
 
 
 async def check(config: settings.Redis) -> str:

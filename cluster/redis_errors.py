@@ -14,16 +14,18 @@ DRIVER_ERRORS = (RedisError, OSError, RuntimeError)
 
 
 class Away(NamedTuple):
-    """In words, and whether connections are better given up: the next ones find the Redis that is there then."""
+    """In words, and in one of REASONS; and whether connections are better given up: the next ones find the Redis that is there then."""
 
     text: str
+    reason: str
     is_moving: bool
 
 
-_SILENT = Away("Redis does not answer", is_moving=False)
-_BROKEN = Away("Redis does not answer", is_moving=True)
-_FULL = Away("Redis is full", is_moving=False)
-_MOVING = Away("Redis refuses writes, or is failing over", is_moving=True)
+REASONS = ("no_answer", "connection", "full", "failing_over")
+_SILENT = Away("Redis does not answer", "no_answer", is_moving=False)
+_BROKEN = Away("Redis does not answer", "connection", is_moving=True)
+_FULL = Away("Redis is full", "full", is_moving=False)
+_MOVING = Away("Redis refuses writes, or is failing over", "failing_over", is_moving=True)
 _WORDS = (
     "LOADING",
     "BUSY",

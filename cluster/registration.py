@@ -30,7 +30,8 @@ RETRY_S = 0.5
 NEW_BURST, NEW_PER_S = 10_000, 100  # new agents of one address
 ADDRESSES = 10_000  # of which a pace is remembered
 NAME_CHARS, LABELS, SYSTEM_BYTES = 256, 100, 16 << 10  # what is kept of a profile; the rest is cut, not refused
-EVENTS = ("new", "known", "host_id_refused")
+REFUSED = {Refused: "refused", UnknownAgent: "refused", TooManyNew: "too_many_new", StoreUnavailable: "redis_away"}
+EVENTS = ("new", "known", "host_id_refused", *dict.fromkeys(REFUSED.values()))
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
@@ -76,7 +77,11 @@ class RegistrationEndpoint:
         body: Registration = messages.decoded(Registration, await request.body())
         token, is_made = _token(request, body)
         address = request.client.host if request.client else ""
-        registered = await self._held(request, token, body, address)
+        try:
+            registered = await self._held(request, token, body, address)
+        except tuple(REFUSED) as error:
+            self._counts[_refusal(error)] += 1
+            raise
         async with self._turns:
             await self._tell(registered, body)
         answer = {
@@ -151,6 +156,10 @@ class RegistrationEndpoint:
                 await self._feeds.append_status([StatusEntry(registered.id, "0", "any", entry)])
         except (StoreUnavailable, TimeoutError):
             logger.warning("the status feed misses a registration", extra=fields)
+
+
+def _refusal(error: Exception) -> str:
+    return next(name for kind, name in REFUSED.items() if isinstance(error, kind))
 
 
 def _token(request: Request, body: Registration) -> tuple[str, bool]:

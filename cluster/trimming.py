@@ -29,6 +29,7 @@ class Trimmer:
     def __init__(self, store: Store, config: Settings) -> None:
         self._store = store
         self._results: ResultStream = config.result_stream
+        self.over_max_len = 0  # entries that went, read or not
         self._aging = (config.log_stream, config.status_stream, config.task_stats_stream)
 
     async def trim(self) -> int:
@@ -54,6 +55,7 @@ class Trimmer:
         if over <= 0:
             return 0
         dropped = int(await client.xtrim(key, maxlen=max_len, approximate=True))
+        self.over_max_len += dropped
         if dropped:
             logger.error("%s: %d entries over max_len were dropped, read or not", key, dropped)
         return dropped

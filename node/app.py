@@ -18,11 +18,12 @@ from cluster.admin import Readiness, admin_app
 from cluster.control_plane import ControlPlane
 from cluster.errors import StartError, StoreUnavailable
 from cluster.feeds import Feeds
+from cluster.figures import of_ends, of_process
 from cluster.inbox import Inbox
 from cluster.mailbox import Mailbox
 from cluster.metrics import Counters
 from cluster.nodes import Node, NodeDirectory
-from cluster.process_load import CpuShare, LoopLag
+from cluster.process_load import CpuShare
 from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
 from cluster.registration import RegistrationEndpoint
@@ -31,7 +32,7 @@ from cluster.replies import app_of
 from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
 from cluster.settings import Settings
 from cluster.verification import Verification
-from node import polling
+from node import figures, polling
 from node.adoption import Adoption
 from node.crew import EVENTS, NodeCrew
 from node.delivery import Courier
@@ -60,10 +61,8 @@ class NodeProcess:
         self._options = options
         self._store = store
         self._counters = Counters()
-        events = self._counters.tally(
-            "node_events", "What happened to agents' connections and messages", "type", EVENTS
-        )
-        self._crew = crew = NodeCrew(store, events)
+        self._events = dict.fromkeys(EVENTS, 0)
+        self._crew = crew = NodeCrew(store, self._events)
         self._boot = secrets.token_hex(8)
         self._machine = nodes.this_machine()
         self._cpu = CpuShare()
@@ -97,9 +96,10 @@ class NodeProcess:
         self._server = serving.server(
             self._app(), serving.limits_of(settings.server), self._handshake(), serving.tls_context(settings.server)
         )
+        self._adoption = Adoption(options.handover, self._server.make_websocket) if options.handover else None
         self._doors = Doors(
             self._hub, Drain(self._hub, self._courier, self._uplink, self._presence, self._reports), self._readiness,
-            Adoption(options.handover, self._server.make_websocket) if options.handover else None,
+            self._adoption,
             announce=self._announce, now_ms=store.now_ms,
         )  # fmt: skip
         self._admin = serving.server(
@@ -129,7 +129,7 @@ class NodeProcess:
         return TrustedProxies(app_of(routes), settings.server.trusted_proxies)
 
     def _registrations(self) -> dict[str, int]:
-        return self._counters.tally("registrations", "What came of registrations", "type", registration.EVENTS)
+        return self._counters.tally("registrations", "What came of registrations", "outcome", registration.EVENTS)
 
     def _verification(self) -> Verification | None:
         if not self._settings.control_plane.verify_registration:
@@ -159,16 +159,21 @@ class NodeProcess:
             deflate=config.enable_compression,
             handshake_timeout_s=config.handshake_timeout_s,
         )
-        return partial(Handshake, limits=limits, wheel=self._wheel)
+        return partial(
+            Handshake, limits=limits, wheel=self._wheel, count=lambda reason: self._crew.count(f"refused_{reason}")
+        )
 
     def _gauges(self) -> None:
         counters = self._counters
-        lag = LoopLag(asyncio.get_running_loop())
-        lag.start()
-        counters.gauge("connected_agents", "Agents connected to this node", lambda: len(self._hub))
-        counters.gauge("uplink_results_waiting", "Results not yet in their feed", lambda: len(self._uplink.results))
-        counters.gauge("uplink_logs_waiting", "Log messages not yet in their feed", lambda: len(self._uplink.logs))
-        counters.gauge("event_loop_lag_seconds", "The latest that the event loop ran in the last seconds", lag.read)
+        lanes: figures.Lanes = {"log": self._uplink.logs, "result": self._uplink.results}
+        of_process(counters, self._store, self._readiness, role="node", process=self._options.id)
+        of_ends(counters, self._feeds.ends)
+        figures.of_state(counters, lambda: self._doors.state)
+        figures.of_connections(counters, self._events, self._crew, self._hub, self._wheel)
+        figures.of_messages(counters, self._events, self._crew, self._feeds, lanes)
+        figures.of_tasks(counters, self._events, self._courier)
+        if self._adoption is not None:
+            figures.of_adoption(counters, self._adoption)
 
     # ---- its life
 

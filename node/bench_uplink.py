@@ -18,19 +18,23 @@ from cluster.registry import Claim, Owner, Profile
 from node.handshake import Handshake
 from node.limits import Limits
 from node.session import Patience, Session
+from node.traffic import RECEIVED, SENT, flows
 from node.wheel import Wheel
 
 
 class AtOnce:
     """Acks what comes, and does nothing else."""
 
+    def __init__(self) -> None:
+        self.received, self.sent = flows(RECEIVED), flows(SENT)
+
     def on_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """Lines of a task's output."""
-        session.send(messages.ack(message_id))
+        session.send(messages.ack(message_id), "ack")
 
     def on_result(self, session: Session, message_id: str, task_id: str, result: Result) -> None:
         """How a task went."""
-        session.send(messages.ack(message_id))
+        session.send(messages.ack(message_id), "ack")
 
     def on_sign_of_life(self, session: Session, task_ids: tuple[str, ...]) -> None:
         """Nobody asks."""

@@ -2,20 +2,25 @@
 
 import asyncio
 
+from cluster import close_codes
 from cluster.messages import LogLine, Result
 from cluster.redis_client import Store
 from node.delivery import Courier
+from node.frames import NO_CLOSE
 from node.presence import Presence
 from node.reports import Reports
 from node.session import Session
+from node.traffic import RECEIVED, SENT, flows
 from node.uplink import Uplink
 
 EVENTS = (
     "log", "log_late", "result_end", "result_progress", "result_lost", "result_alone", "result_not_written",
-    "task_sent", "sign_of_life", "heartbeat", "ignored", "malformed", "without_message_id", "without_content", "stale_note", "lease_lost", "flood",
+    "task_sent", "task_redelivered", "sign_of_life", "heartbeat", "ignored", "malformed", "without_message_id", "without_content", "stale_note", "lease_lost", "flood",
     "connected", "disconnected", "refused_queue", "refused_token", "refused_contested", "refused_draining",
-    "refused_unavailable", "refused_full", "refused_origin", "refused_unknown",
+    "refused_unavailable", "refused_full", "refused_origin", "refused_unknown", "refused_malformed", "refused_timeout",
 )  # fmt: skip
+DROPPED = "dropped"  # without a close frame
+CLOSES = (*close_codes.NAMES.values(), DROPPED, "other")  # how connections end
 
 
 class NodeCrew:
@@ -24,6 +29,8 @@ class NodeCrew:
     def __init__(self, store: Store, events: dict[str, int]) -> None:
         self._store = store
         self._events = events
+        self.closed = dict.fromkeys(CLOSES, 0)
+        self.received, self.sent = flows(RECEIVED), flows(SENT)
         self.uplink: Uplink
         self.presence: Presence
         self.courier: Courier
@@ -39,6 +46,7 @@ class NodeCrew:
     def on_gone(self, session: Session) -> None:
         """A connection is gone."""
         self.count("disconnected")
+        self.closed[_name_of(session.close_code)] += 1
         self.reports.on_gone(session)
         self.presence.end(session)
 
@@ -76,6 +84,10 @@ class NodeCrew:
     def now_ms(self) -> int:
         """The time on Redis's clock."""
         return self._store.now_ms()
+
+
+def _name_of(close_code: int) -> str:
+    return DROPPED if close_code == NO_CLOSE else close_codes.NAMES.get(close_code, "other")
 
 
 def _resume(session: Session) -> None:

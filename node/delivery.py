@@ -19,6 +19,7 @@ from itertools import groupby
 from cluster import close_codes, messages
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
+from cluster.histogram import Histogram
 from cluster.inbox import ORDERS, Inbox, Note
 from cluster.mailbox import Delivery, Mailbox, Take, Taken
 from node.frames import text_frame
@@ -53,6 +54,13 @@ class Courier:
         self._rung: dict[str, Session] = {}
         self._wake = asyncio.Event()
         self._resuming: set[asyncio.Task[None]] = set()
+        # From a task's acceptance until it was written; for agents that were connected when it was accepted, and that came later.
+        self.waits = {"connected": Histogram(), "waited": Histogram()}
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions have rung and were not served yet."""
+        return len(self._rung)
 
     # ---- what makes us look
 
@@ -100,7 +108,7 @@ class Courier:
         elif note.kind == "close":
             _close(session, int(note.data))
         elif note.kind == "send" and self._now_ms() <= note.deadline_ms:
-            session.send(note.data)
+            session.send(note.data, "control")
 
     # ---- what was never sent
 
@@ -149,23 +157,37 @@ class Courier:
     def _send(self, session: Session, tasks: Iterable[Taken], cancelled: list[str]) -> None:
         """All of it in one write: the link bears one piece of any size for a reader that keeps up."""
         frames: list[bytes] = []
+        kinds: list[str] = []
         for batch, group in groupby(tasks, lambda task: task.batch):
             members = list(group)
             if batch:
                 message_id = f"{batch}:{members[0].seq}"
                 session.note_batch(message_id, tuple(task.id for task in members))
                 frames.append(messages.tasks_batch(message_id, [task.json for task in members]))
+                kinds.append("tasks_batch")
             else:
                 frames += [messages.task(task.id, task.json) for task in members]
+                kinds += ["task"] * len(members)
             for task in members:
                 session.note_sent(task.id)
-                self._count("task_sent")
+                self._note_wait(session, task)
         if len(cancelled) == 1:
             frames.append(messages.cancel_task(cancelled[0]))
         elif cancelled:
             frames.append(messages.cancel_tasks_batch(cancelled))
         if frames:
-            session.send_frames(b"".join(map(text_frame, frames)))
+            whole = [text_frame(frame) for frame in frames]
+            for kind, frame in zip([*kinds, "cancel"], whole, strict=False):
+                session.note_sent_frame(kind, len(frame))
+            session.send_frames(b"".join(whole))
+
+    def _note_wait(self, session: Session, task: Taken) -> None:
+        if not task.created_ms:
+            self._count("task_redelivered")
+            return
+        self._count("task_sent")
+        kind = "connected" if task.created_ms >= session.since_ms else "waited"
+        self.waits[kind].observe(max(0, self._now_ms() - task.created_ms) / 1000)
 
     # ---- before sockets are closed on purpose
 

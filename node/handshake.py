@@ -15,6 +15,7 @@ import contextlib
 import enum
 import logging
 import socket
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -57,8 +58,11 @@ class Handshake(asyncio.Protocol):
         *,
         limits: Limits,
         wheel: Wheel,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`count`: one more that was refused here, `malformed` or `timeout`."""
         self._config = config
+        self._count = count
         self._server = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -109,6 +113,7 @@ class Handshake(asyncio.Protocol):
         self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down", close_codes.RESTARTING)
 
     def _expire(self) -> None:
+        self._count("timeout")
         if self._task is not None:
             logger.warning("a handshake took more than %s s", self._limits.handshake_timeout_s)
             self._task.cancel()
@@ -149,6 +154,7 @@ class Handshake(asyncio.Protocol):
         try:
             await self._ask(upgrade.read_upgrade(head))
         except Refusal as refusal:
+            self._count("malformed")
             body = upgrade.error_body(BAD_PARAMETER, str(refusal))
             self._refuse(refusal.status, [upgrade.JSON_BODY, *refusal.headers], body)
         except asyncio.CancelledError:

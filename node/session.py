@@ -8,12 +8,14 @@ Knows no Redis, no HTTP, no event loop and no clock of its own: seconds are the 
 - Any byte that comes is a sign of life; an `ack`, a log line and a result are signs of life of a task.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Raw
 
 from cluster import close_codes, messages
 from cluster.messages import AgentMessage, LogLine, Result
+from node.traffic import Flow
 
 if TYPE_CHECKING:
     from cluster.registry import Claim, Profile
@@ -37,6 +39,7 @@ class Wheel(Protocol):
 class Link(Protocol):
     """The connection underneath."""
 
+    close_code: int
     heard: int
     writable: bool
     wheel: Wheel
@@ -65,7 +68,10 @@ class Link(Protocol):
 
 
 class Crew(Protocol):
-    """What a session hands its events to."""
+    """What a session hands its events to. `received` and `sent` are counted by the types of node/traffic.py."""
+
+    received: dict[str, Flow]
+    sent: dict[str, Flow]
 
     def on_log(self, session: "Session", message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """Lines of a task's output."""
@@ -141,6 +147,7 @@ class Session:
         "agent_id",
         "cancels",
         "claimed_at",
+        "close_code",
         "cursor",
         "epoch",
         "heartbeat",
@@ -151,6 +158,7 @@ class Session:
         "previous",
         "profile",
         "reason",
+        "since_ms",
         "tally",
         "unended",
     )
@@ -166,6 +174,8 @@ class Session:
         self.live: dict[str, int] = {}  # tasks known to be open, and when that was asked
         self.tally: Tally | None = None
         self.reason = "websocket_closed"  # what its end will be called
+        self.close_code = 0  # once it has ended
+        self.since_ms = 0  # when it began
         self.is_leaving = False  # it is to be closed soon: nothing more is marked sent for it
         self._batches: dict[str, tuple[str, ...]] | None = None
         self._sent: dict[str, None] | None = None
@@ -198,6 +208,7 @@ class Session:
         """The connection is open."""
         self.link = link
         self._answered = link.wheel.now
+        self.since_ms = self._crew.now_ms()
         self._crew.on_attached(self)
 
     def on_message(self, payload: bytes) -> None:
@@ -207,8 +218,13 @@ class Session:
         try:
             message = messages.agent_message(payload)
         except messages.MALFORMED:
+            self._crew.received["malformed"].add(len(payload))
             self._on_bad_frame()
             return
+        received = self._crew.received
+        flow = received.get(message.type or "") or received["other"]
+        flow.messages += 1
+        flow.size_bytes += len(payload)
         match message.type:
             case "log":
                 self._on_log(message)
@@ -228,6 +244,7 @@ class Session:
     def on_lost(self) -> None:
         """The connection is gone; nothing comes after this."""
         self._age_ms = self.age_ms
+        self.close_code = self.link.close_code if self.link is not None else 0
         self.link = None
         self._crew.on_gone(self)
 
@@ -257,7 +274,7 @@ class Session:
         if len(bytes(payload)) <= HEARTBEAT_BYTES:
             self.heartbeat = bytes(payload)
         if self.link is not None and self.link.wheel.now - self._answered >= ANSWER_EVERY_S:
-            self.send(messages.heartbeat_answer(self._crew.now_ms()))
+            self.send(messages.heartbeat_answer(self._crew.now_ms()), "heartbeat")
         self._crew.on_heartbeat(self)
 
     def _on_ack(self, ack_id: str | None) -> None:
@@ -287,7 +304,7 @@ class Session:
 
     def _ack_and_drop(self, message_id: str) -> None:
         self._crew.count("without_content")
-        self.send(messages.ack(message_id))
+        self.send(messages.ack(message_id), "ack")
 
     # ---- what the agent is told
 
@@ -301,10 +318,11 @@ class Session:
         """Whether tasks may be handed to it: it is connected, and reads."""
         return self.link is not None and self.link.is_open and self.link.writable
 
-    def send(self, payload: bytes) -> None:
-        """Writes one message, if the connection is still there."""
+    def send(self, payload: bytes, kind: str) -> None:
+        """Writes one message, if the connection is still there; `kind`: see node/traffic.py."""
         if self.link is not None:
             self._answered = self.link.wheel.now
+            self._crew.sent[kind].add(len(payload))
             self.link.send(payload)
 
     def send_frames(self, frames: bytes) -> None:
@@ -312,6 +330,16 @@ class Session:
         if self.link is not None:
             self._answered = self.link.wheel.now
             self.link.send_frames(frames)
+
+    def send_acks(self, frames: Sequence[bytes]) -> None:
+        """Writes finished frames of acks, in one piece."""
+        whole = b"".join(frames)
+        self._crew.sent["ack"].add(len(whole), len(frames))
+        self.send_frames(whole)
+
+    def note_sent_frame(self, kind: str, size_bytes: int) -> None:
+        """Counts a frame that goes out with others; `kind`: see node/traffic.py."""
+        self._crew.sent[kind].add(size_bytes)
 
     def note_batch(self, message_id: str, task_ids: tuple[str, ...]) -> None:
         """Remembers whose sign of life the ack of a batch is."""

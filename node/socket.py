@@ -127,6 +127,16 @@ class Link(asyncio.Protocol):
         """False while more than `high_water_bytes` wait for the peer: time to send no more tasks."""
         return self._writer.writable
 
+    @property
+    def holds(self) -> int:
+        """Why it is not read from: reasons of `node/intake.py`."""
+        return self._intake.holds
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits for the peer."""
+        return 0 if self._state == GONE else self._transport.get_write_buffer_size()
+
     # Reading
 
     def data_received(self, data: bytes) -> None:

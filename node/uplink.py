@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from cluster import messages, reasons
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry
+from cluster.histogram import Histogram
 from cluster.mailbox import APPEND, APPEND_ALONE, OPEN, UNKNOWN, Mailbox, Said
 from cluster.messages import LogLine, Result
 from node.frames import text_frame
@@ -41,6 +42,7 @@ LATE_MS = 15 * 60_000  # log lines of a task that ended longer ago are ghosts of
 ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
 KNOWN_TASKS = 1000  # of one session
 ERROR_CHARS = 64 << 10  # of a result's error_msg and log_pointer
+TIMED_TOGETHER = 16  # neighbours in a batch, which came at about the same time
 SAY_AGAIN_S = 60.0  # between warnings of one kind
 ITEM_BYTES = 512  # what an entry without long texts is taken to weigh
 LOST, INTERNAL = "lost: Redis came back without this task, it may have run", "1001"
@@ -81,7 +83,9 @@ class Lane(Generic[Item]):
         self.name = name
         self._write: Callable[[list[Item]], Awaitable[None]] = write
         self._queue: deque[Item] = deque()
-        self._bytes = 0
+        self._came_s: deque[float] = deque()  # when, of each
+        self.size_bytes = 0
+        self.waits = Histogram()  # until the ack was written
         self._done = 0  # items written so far
         self._progress = asyncio.Event()
         self._held: set[Session] = set()
@@ -93,9 +97,10 @@ class Lane(Generic[Item]):
     def put(self, item: Item) -> None:
         """Takes an item. A full lane stops reading from the socket that brought it; the item is taken all the same."""
         self._queue.append(item)
-        self._bytes += item.size
+        self._came_s.append(time.monotonic())
+        self.size_bytes += item.size
         self._filled.set()
-        if (len(self._queue) > FULL_ITEMS or self._bytes > FULL_BYTES) and item.session.link is not None:
+        if (len(self._queue) > FULL_ITEMS or self.size_bytes > FULL_BYTES) and item.session.link is not None:
             item.session.link.pause()
             self._held.add(item.session)
 
@@ -109,6 +114,7 @@ class Lane(Generic[Item]):
             while not await self._written(batch):  # noqa: ASYNC110 - Redis tells nobody when it is back
                 await asyncio.sleep(RETRY_S)
             _acknowledge(batch)
+            self._note_waits(batch)
             self._drop(batch)
             left_s = began + PACE_S - loop.time()
             if 0 < len(self._queue) < BATCH_ITEMS and left_s > 0:
@@ -139,14 +145,26 @@ class Lane(Generic[Item]):
             return False
         return True
 
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest item waits."""
+        return time.monotonic() - self._came_s[0] if self._came_s else 0.0
+
+    def _note_waits(self, batch: Sequence[Item]) -> None:
+        now_s = time.monotonic()
+        for start in range(0, len(batch), TIMED_TOGETHER):
+            acked = sum(item.message_id != "" for item in batch[start : start + TIMED_TOGETHER])
+            self.waits.observe(now_s - self._came_s[start], acked)
+
     def _drop(self, batch: Sequence[Item]) -> None:
         for _ in batch:
-            self._bytes -= self._queue.popleft().size
+            self.size_bytes -= self._queue.popleft().size
+            self._came_s.popleft()
         self._done += len(batch)
         self._progress.set()
         if not self._queue:
             self._filled.clear()
-        if self._held and len(self._queue) < FULL_ITEMS // 2 and self._bytes < FULL_BYTES // 2:
+        if self._held and len(self._queue) < FULL_ITEMS // 2 and self.size_bytes < FULL_BYTES // 2:
             held, self._held = self._held, set()
             for session in held:
                 if session.link is not None:
@@ -160,7 +178,7 @@ def _acknowledge(batch: Sequence[ResultItem] | Sequence[LogItem]) -> None:
         if item.message_id and item.session.link is not None:
             frames.setdefault(item.session, []).append(text_frame(messages.ack(item.message_id)))
     for session, parts in frames.items():
-        session.send_frames(b"".join(parts))
+        session.send_acks(parts)
 
 
 class Uplink:

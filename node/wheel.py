@@ -60,6 +60,11 @@ class Wheel:
         """Calls the rider's `on_wheel` once, in that many seconds, or sooner where that is more than the ring holds."""
         self._slots[(self.now + min(seconds, SLOTS - 1)) % SLOTS].append(rider)
 
+    @property
+    def watched(self) -> tuple[Rider, ...]:
+        """Who is watched now."""
+        return tuple(self._watched)
+
     def watch(self, rider: Rider) -> None:
         """Calls the rider's `on_watch` every second until `unwatch`."""
         self._watched[rider] = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,15 +12,16 @@ from starlette.types import ASGIApp
 from cluster import acceptance, nodes, registration, serving, verification
 from cluster.acceptance import Acceptance
 from cluster.admin import Readiness, admin_app
+from cluster.census import Census
 from cluster.control_plane import ControlPlane
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
+from cluster.figures import of_ends, of_process
 from cluster.inbox import Inbox
 from cluster.ledger import Ledger
 from cluster.mailbox import Mailbox
 from cluster.metrics import Counters
 from cluster.nodes import NodeDirectory
-from cluster.process_load import LoopLag
 from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
 from cluster.registration import RegistrationEndpoint
@@ -29,6 +31,7 @@ from cluster.security import Signer
 from cluster.service import Options, SideTasks, await_store, new_store, stop_event, trim_memory, unless_stopped
 from cluster.trimming import Trimmer
 from cluster.verification import Verification
+from router import figures
 from router.agents import AgentCalls
 from router.bookkeeping import Bookkeeping
 from router.handover import Handover, HandoverProtocol, Target
@@ -51,6 +54,7 @@ class NodeWatch:
         self._directory = directory
         self._handover = handover
         self._alive: set[tuple[str, str]] = set()
+        self.states: Counter[str] = Counter()  # how many are in which
         self._machine = nodes.this_machine()
 
     async def run(self) -> None:
@@ -63,6 +67,7 @@ class NodeWatch:
 
     def _take(self, found: list[nodes.Node]) -> None:
         self._alive = {(node.id, node.boot) for node in found}
+        self.states = Counter(node.state for node in found)
         here = [node for node in found if node.machine == self._machine]  # a socket is handed over inside one machine
         ready = [node for node in here if node.state == nodes.READY and node.handover]
         self._handover.update(Target(node.id, node.handover, node.load) for node in ready)
@@ -81,8 +86,8 @@ class RouterProcess:
         self._settings = settings
         self._store = store
         self._counters = Counters()
-        tasks = self._counters.tally("tasks", "Tasks that were posted", "outcome", acceptance.OUTCOMES)
-        swept = self._counters.tally("swept", "What time ended", "type", SWEPT)
+        tasks = self._counters.tally("tasks_posted", "Tasks that were posted", "outcome", acceptance.OUTCOMES)
+        swept = dict.fromkeys(SWEPT, 0)
         self._handover = Handover()
         directory = NodeDirectory(store)
         self._nodes = NodeWatch(store, directory, self._handover)
@@ -96,11 +101,12 @@ class RouterProcess:
         )
         self._node_calls = NodeCalls(directory, self._registry, inbox)
         self._agent_calls = AgentCalls(self._registry, self._feeds, inbox, store.now_ms, self._nodes.is_alive)
+        trimmer = Trimmer(store, settings)
         self._reaper = Reaper(
-            store, self._registry, mailbox, self._feeds, inbox, Trimmer(store, settings),
+            store, self._registry, mailbox, self._feeds, inbox, trimmer,
             is_alive=self._nodes.is_alive, counts=swept,
         )  # fmt: skip
-        self._bookkeeping = Bookkeeping(Ledger(store), self._counters)
+        self._bookkeeping = Bookkeeping(Ledger(store), Census(store, self._registry, settings))
         self._readiness = Readiness(store)
         self._server = serving.server(
             self._app(),
@@ -111,11 +117,16 @@ class RouterProcess:
         self._admin = serving.server(
             admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
         )
-        lag = LoopLag(asyncio.get_running_loop())
-        lag.start()
-        self._counters.gauge(
-            "event_loop_lag_seconds", "The latest that the event loop ran in the last seconds", lag.read
-        )
+        self._figures(swept, trimmer)
+
+    def _figures(self, swept: dict[str, int], trimmer: Trimmer) -> None:
+        counters = self._counters
+        of_process(counters, self._store, self._readiness, role="router", process=self._options.id)
+        of_ends(counters, self._feeds.ends)
+        figures.of_handover(counters, self._handover)
+        figures.of_sweeps(counters, swept, trimmer)
+        figures.of_nodes(counters, lambda: self._nodes.states)
+        figures.of_cluster(counters, self._bookkeeping)
 
     def _app(self) -> ASGIApp:
         auth, server = self._settings.auth, self._settings.server
@@ -154,7 +165,7 @@ class RouterProcess:
         ]
 
     def _registrations(self) -> dict[str, int]:
-        return self._counters.tally("registrations", "What came of registrations", "type", registration.EVENTS)
+        return self._counters.tally("registrations", "What came of registrations", "outcome", registration.EVENTS)
 
     def _verification(self) -> Verification | None:
         config = self._settings.control_plane

@@ -1,5 +1,5 @@
 -- Tasks are accepted into mailboxes: all of an item or none of it. The task id is the idempotency key.
--- KEYS  1 owners  2 due  then for each item: agent, mail, and its tasks' records; last: ledger
+-- KEYS  1 owners  2 due  then for each item: agent, mail, and its tasks' records; last: pending, ledger
 -- ARGV  1 items: [agent id, batch or '', [[task id, JSON, digest of it, ms it may work], ...]]  2 ttl ms  3 open tasks allowed an agent
 -- Returns for each item {'ok', 'dispatched' or 'pending', owner or '', new tasks}, {'unknown'}, {'full'} or {'conflict', task id}
 --@include _time
@@ -28,6 +28,7 @@ local function enqueue(m, agent, mail, first)
     redis.call('ZADD', mail, redis.call('HINCRBY', agent, 'seq', 1), t[1])
     redis.call('ZADD', KEYS[2], now_ms + ARGV[2], m[1] .. ':' .. t[1])
   end
+  if #new > 0 then redis.call('ZADD', KEYS[#KEYS - 1], 'NX', int(now_ms), m[1]) end
   book('accepted', #new)
   return {'ok', answer, owner or '', #new}
 end

@@ -1,10 +1,11 @@
 -- An owner takes what was never sent, in mailbox order: marked sent under its epoch first, written to the socket afterwards.
 -- What was marked under the same epoch beyond the caller's cursor is handed out again: the reply was lost, nothing was written.
 -- Records' keys are a declared stem with the task id behind it: same hash tag, same slot.
--- KEYS  1 owners  2 due  then for each item: agent, mail, cancels, stem of its task records
+-- KEYS  1 owners  2 due  then for each item: agent, mail, cancels, stem of its task records; last: pending
 -- ARGV  1 items: [id, owner, cursor, cancels known]  2 tasks at most, of all items  3 bytes after which no further task is begun, of all
 --       4 grace ms after the work
--- Returns for each item {'lost'} or {'ok', cancels, 1 if more waits, cancelled tasks, the cursor to go on from, task, seq, batch, JSON, task, seq, ...}
+-- Returns for each item {'lost'} or {'ok', cancels, 1 if more waits, cancelled tasks, the cursor to go on from, task, seq, batch, JSON,
+-- ms of its acceptance, task, seq, ...}
 -- The cursor passes what needs no handing out (a sign of life came first); else a caller would be told of more at the same place, for ever.
 --@include _time
 local room, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -12,7 +13,7 @@ local function hand_out(out, m, stem, waiting, epoch, incarnation)
   local batch, last = '', 0
   for i = 1, #waiting, 2 do
     local task, record = waiting[i], stem .. waiting[i]
-    local r = redis.call('HMGET', record, 'state', 'epoch', 'json', 'batch', 'work')
+    local r = redis.call('HMGET', record, 'state', 'epoch', 'json', 'batch', 'work', 'created')
     if bytes <= 0 and (r[4] == '' or r[4] ~= batch) then
       out[3] = 1
       break
@@ -22,7 +23,7 @@ local function hand_out(out, m, stem, waiting, epoch, incarnation)
       redis.call('ZADD', KEYS[2], now_ms + r[5] + ARGV[4], m[1] .. ':' .. task)
     end
     if r[1] == 'pending' or r[1] == 'sent' and r[2] == epoch then
-      for _, v in ipairs({task, waiting[i + 1], r[4], r[3]}) do out[#out + 1] = v end
+      for _, v in ipairs({task, waiting[i + 1], r[4], r[3], r[6] or '0'}) do out[#out + 1] = v end
       bytes, batch = bytes - #r[3], r[4]
     end
     last = tonumber(waiting[i + 1])
@@ -54,6 +55,7 @@ local function take(m, agent, mail, cancels, stem)
   local last = hand_out(out, m, stem, waiting, string.match(m[2], '[^:]+$'), p[2] or '0')
   if last > taken then redis.call('HSET', agent, 'taken', int(last)) end
   if last > tonumber(m[3]) then out[5] = int(last) end
+  if out[3] == 0 then redis.call('ZREM', KEYS[#KEYS], m[1]) end
   if out[2] ~= m[4] then out[4] = redis.call('ZRANGEBYSCORE', cancels, '(' .. m[4], '+inf') end
   room = room - #waiting / 2
   return out

@@ -188,7 +188,7 @@ DROPPED: dict[str, dict[str, Any] | str] = {
     "without_message_id": {"type": "log", "task_id": "1_1_1_x", "logs": [LINE]},
     "without_content": {"type": "log", "message_id": "m0"},
     "malformed": "no message",
-    "ignored": {"type": "of-the-future"},
+    "unknown_type": {"type": "of-the-future"},
 }
 
 
@@ -208,7 +208,7 @@ async def counted(gateway: Gateway, event: str) -> int:
     for port in (gateway.port + 1001, gateway.port + 1002):
         answer = await HttpClient(f"http://127.0.0.1:{port}").request("GET", "/metrics")
         lines = answer.body.decode().splitlines()
-        name = f'agent_server_node_events_total{{type="{event}"}} '
+        name = f'agent_server_messages_dropped_total{{reason="{event}"}} '
         total += sum(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
     return total
 

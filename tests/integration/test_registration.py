@@ -1,6 +1,7 @@
 """What a registration leaves behind, beside its profile: the status feed's entry, and the counts."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from starlette.requests import Request
@@ -42,9 +43,9 @@ async def test_registrations_and_refused_host_ids_are_counted(core: Core) -> Non
     desk = Desk(core)
     holder = await desk.register("token-1", host_id=7)
     await core.claim(holder)
-    assert desk.counts == {"new": 1, "known": 0, "host_id_refused": 0}
+    assert +Counter(desk.counts) == {"new": 1}
     await desk.register("token-2", host_id=7)
     await desk.register("token-2", host_id=7)
     await desk.register("token-1", host_id=7)
-    assert desk.counts == {"new": 2, "known": 2, "host_id_refused": 2}
+    assert +Counter(desk.counts) == {"new": 2, "known": 2, "host_id_refused": 2}
     assert await core.registry.resolve("7") == holder

@@ -8,6 +8,7 @@ import msgspec
 from cluster.messages import LogLine, Result
 from cluster.registry import Claim, Owner, Profile
 from node.session import Link, Patience, Session
+from node.traffic import RECEIVED, SENT, Flow, flows
 
 AGENT = "041efc53-7aab-85fd-9e42-3fa916b9c566"
 NOW_MS = 1_700_000_000_123
@@ -43,6 +44,7 @@ class FakeLink:
     is_open: bool = True
     is_paused: bool = False
     pauses: int = 0
+    close_code: int = 0
     closed: list[int] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
@@ -78,6 +80,8 @@ class FakeCrew:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
+    received: dict[str, Flow] = field(default_factory=lambda: flows(RECEIVED))
+    sent: dict[str, Flow] = field(default_factory=lambda: flows(SENT))
 
     def on_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         self.calls.append(("log", message_id, task_id, lines))

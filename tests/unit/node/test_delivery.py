@@ -128,8 +128,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "OUTBOX_S", 0.01)
 
 
-def taken(*ids: str, batch: str = "", first: int = 1) -> list[Taken]:
-    return [Taken(task_id, first + n, batch, b'{"id":"%b"}' % task_id.encode()) for n, task_id in enumerate(ids)]
+def taken(*ids: str, batch: str = "", first: int = 1, created_ms: int = 0) -> list[Taken]:
+    return [
+        Taken(task_id, first + n, batch, b'{"id":"%b"}' % task_id.encode(), created_ms) for n, task_id in enumerate(ids)
+    ]
 
 
 def a_delivery(
@@ -156,7 +158,7 @@ def tasks_told(session: Session) -> list[str]:
 
 async def test_a_ring_takes_and_writes_in_order(bench: Bench) -> None:
     session = bench.connected(taken=4)
-    bench.delivers(session, a_delivery(taken("t5", "t6", first=5), [], "0"))
+    bench.delivers(session, a_delivery(taken("t5", "t6", first=5, created_ms=NOW_MS), [], "0"))
     async with bench.running():
         bench.courier.ring(session)
         await eventually(lambda: tasks_told(session) != ["t5", "t6"])
@@ -410,6 +412,33 @@ async def test_a_start_takes_at_once_and_judges_what_earlier_sessions_had_twice(
     assert bench.store.resumes == [(AGENT, "n1:boot:9", 7, phase, False, 0) for phase in ("claim", "grace")]
     assert bench.store.paid == [[b"owed"]]
     assert session.cursor == 7
+
+
+async def test_how_long_tasks_waited_is_told_apart_by_whether_their_agent_was_there(bench: Bench) -> None:
+    session = bench.connected(epoch=9, taken=0, unended=1)
+    before, since = taken("t1", created_ms=NOW_MS - 90_000), taken("t2", first=2, created_ms=NOW_MS)
+    bench.delivers(session, a_delivery([*before, *since]))
+    bench.store.resumed = {"claim": [Resumed([], taken("t0"), 0)]}
+    async with bench.running():
+        bench.courier.start(session)
+        await eventually(lambda: len(tasks_told(session)) < 3)
+    waits = {kind: (sum(found.counts), found.total) for kind, found in bench.courier.waits.items()}
+    assert waits == {"connected": (1, 0.0), "waited": (1, 90.0)}
+    assert bench.counted == {"task_sent": 2, "task_redelivered": 1}
+
+
+async def test_what_goes_out_is_counted_by_its_type(bench: Bench) -> None:
+    session = bench.connected()
+    tasks = [*taken("t1"), *taken("t2", "t3", batch="b", first=2)]
+    bench.delivers(session, a_delivery(tasks, ["t0"], "1"))
+    async with bench.running():
+        bench.courier.ring(session)
+        await eventually(lambda: len(link_of(session).sent) < 3)
+    crew = session._crew
+    assert {kind: flow.messages for kind, flow in crew.sent.items() if flow.messages} == {
+        "task": 1, "tasks_batch": 1, "cancel": 1,
+    }  # fmt: skip
+    assert sum(flow.size_bytes for flow in crew.sent.values()) == sum(map(len, link_of(session).frames))
 
 
 async def test_where_nothing_was_left_nothing_is_judged(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from node.presence import SLICE, Presence
 from node.reports import Reports
 from node.session import Session
 from node.uplink import Uplink
-from tests.unit.node.session_bench import a_session, link_of
+from tests.unit.node.session_bench import NOW_MS, a_session, link_of
 
 
 class FakeLane:
@@ -45,6 +45,9 @@ class Bench:
         self.book.clear()
         crew = [cast("Courier", self), cast("Uplink", self), cast("Presence", self), cast("Reports", self)]
         self.drain = Drain(self.hub, *crew)  # type: ignore[arg-type]
+
+    def now_ms(self) -> int:
+        return NOW_MS
 
     def session(self, agent_id: str) -> Session:
         session = a_session(cast("Any", self), agent_id=agent_id)

@@ -176,7 +176,7 @@ def test_any_data_frame_takes_the_place_of_an_answer(data: str) -> None:
     bench.at(15)
     match data:
         case "a message":
-            bench.session.send(messages.cancel_task("t1"))
+            bench.session.send(messages.cancel_task("t1"), "control")
         case _:
             bench.session.send_frames(text_frame(b"{}"))
     bench.at(15 + ANSWER_EVERY_S - 1)
@@ -344,7 +344,7 @@ def test_tasks_may_be_handed_only_to_who_is_there_and_reads(state: str) -> None:
 def test_what_is_said_to_a_lost_connection_is_said_to_nobody() -> None:
     bench = Bench()
     bench.session.on_lost()
-    bench.session.send(b"x")
+    bench.session.send(b"x", "control")
     bench.session.send_frames(b"x")
     bench.session.close(close_codes.REPLACED)
     bench.says(type="log", message_id="m1")
