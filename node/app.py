@@ -170,6 +170,7 @@ class NodeProcess:
         of_ends(counters, self._feeds.ends)
         figures.of_state(counters, lambda: self._doors.state)
         figures.of_connections(counters, self._events, self._crew, self._hub, self._wheel)
+        counters.gauge("connected_agents_limit", "agent.max_connections", lambda: self._settings.agent.max_connections)
         figures.of_messages(counters, self._events, self._crew, self._feeds, lanes)
         figures.of_tasks(counters, self._events, self._courier)
         if self._adoption is not None:
