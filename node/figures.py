@@ -29,8 +29,16 @@ WRITTEN = {
 Lanes = Mapping[str, Lane[Any]]
 QUEUES: tuple[tuple[str, str, Callable[[Lane[Any]], float]], ...] = (
     ("uplink_queued_messages", "Messages of agents that wait for their feed", len),
-    ("uplink_queued_bytes", "What these are taken to weigh", lambda lane: lane.size_bytes),
-    ("uplink_oldest_message_age_seconds", "For how long the oldest of these waits", lambda lane: lane.oldest_s),
+    (
+        "uplink_queued_bytes",
+        "What messages of agents that wait for their feed are taken to weigh",
+        lambda lane: lane.size_bytes,
+    ),
+    (
+        "uplink_oldest_message_age_seconds",
+        "For how long the oldest message of an agent waits for its feed",
+        lambda lane: lane.oldest_s,
+    ),
 )
 STATES = (nodes.STARTING, nodes.READY, nodes.DRAINING)
 
@@ -63,7 +71,9 @@ def of_connections(counters: Counters, events: Mapping[str, int], crew: NodeCrew
     )
     counters.gauge("slow_readers", "Agents that leave what they are sent unread", lambda: len(list(_slow(wheel))))
     counters.gauge(
-        "slow_readers_buffer_bytes", "What waits for them", lambda: sum(link.unread_bytes for link in _slow(wheel))
+        "slow_readers_buffer_bytes",
+        "Bytes that wait for agents which leave them unread",
+        lambda: sum(link.unread_bytes for link in _slow(wheel)),
     )
     counters.gauge("large_messages_buffer_bytes", "Unfinished messages over 64 KiB", lambda: wheel.room.held_bytes)
 

@@ -64,8 +64,16 @@ def of_cluster(counters: Counters, books: Bookkeeping) -> None:
     counters.counted(
         "ledger_entries_owed", "Ends of tasks and of connections that were decided", lambda: books.ledger.owed
     )
-    counters.counted("ledger_entries_written", "Those that are in their feed", lambda: books.ledger.written)
-    counters.gauge("ledger_entries_waiting", "Those that are not yet", lambda: books.ledger.waiting)
+    counters.counted(
+        "ledger_entries_written",
+        "Ends of tasks and of connections that were written to their feed",
+        lambda: books.ledger.written,
+    )
+    counters.gauge(
+        "ledger_entries_waiting",
+        "Ends of tasks and of connections that are not in their feed yet",
+        lambda: books.ledger.waiting,
+    )
     counters.gauge(
         "ledger_entries_off",
         "Entries that do not add up: not 0 is an alarm (agent-server status --check)",
@@ -82,8 +90,8 @@ def of_cluster(counters: Counters, books: Bookkeeping) -> None:
         "oldest_pending_task_age_seconds", "Age of the oldest task that was never handed out; 0 when none waits",
         lambda: books.census.oldest_pending_s,
     )  # fmt: skip
-    counters.gauge("redis_memory_used_bytes", "What Redis holds", lambda: books.census.used_bytes)
-    counters.gauge("redis_memory_limit_bytes", "Its maxmemory; 0 = none", lambda: books.census.limit_bytes)
+    counters.gauge("redis_memory_used_bytes", "Memory that Redis uses", lambda: books.census.used_bytes)
+    counters.gauge("redis_memory_limit_bytes", "Redis's maxmemory; 0 = none", lambda: books.census.limit_bytes)
     _of_feeds(counters, books)
 
 
