@@ -47,20 +47,32 @@ class Ends:
     """What one process wrote into the feeds of results and logs."""
 
     def __init__(self) -> None:
-        self.by_reason: dict[tuple[str, ...], int] = {
-            (outcome, reason): 0 for outcome, reasons in REASONS.items() for reason in reasons
+        self._by_agents = dict.fromkeys(REASONS, 0)  # nearly all of them: one look-up each
+        self._own: dict[tuple[str, ...], int] = {
+            (outcome, reason): 0 for outcome, reasons in REASONS.items() for reason in reasons if reason != AGENT
         }
         self.again = {"log": 0, "result": 0}  # messages that were in their feed already
+
+    @property
+    def by_reason(self) -> dict[tuple[str, ...], int]:
+        """How many, by outcome and reason; always the same ones."""
+        return {(outcome, AGENT): count for outcome, count in self._by_agents.items()} | self._own
 
     def note_results(self, entries: Iterable[End], again: int) -> None:
         """These were written; so many of them had been before."""
         self.again["result"] += again
+        by_agents = self._by_agents
         for entry in entries:
-            reasons = REASONS.get(entry.status)
-            if reasons is not None:
-                is_own = entry.message_id.startswith("end:")
-                reason = OWN.get(entry.error_msg, OTHER) if is_own else AGENT
-                self.by_reason[entry.status, reason if reason in reasons else OTHER] += 1
+            status = entry.status
+            if status in by_agents:
+                if entry.message_id[:4] == "end:":
+                    self._note_own(status, entry.error_msg)
+                else:
+                    by_agents[status] += 1
+
+    def _note_own(self, outcome: str, text: str) -> None:
+        reason = OWN.get(text, OTHER)
+        self._own[outcome, reason if reason in REASONS[outcome] else OTHER] += 1
 
     def note_logs(self, again: int) -> None:
         """Of messages that were written, so many had been before."""

@@ -18,7 +18,7 @@ from cluster.registry import Claim, Owner, Profile
 from node.handshake import Handshake
 from node.limits import Limits
 from node.session import Patience, Session
-from node.traffic import RECEIVED, SENT, flows
+from node.traffic import SENT, Flows, flows
 from node.wheel import Wheel
 
 
@@ -26,7 +26,7 @@ class AtOnce:
     """Acks what comes, and does nothing else."""
 
     def __init__(self) -> None:
-        self.received, self.sent = flows(RECEIVED), flows(SENT)
+        self.received, self.sent = Flows(), flows(SENT)
 
     def on_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """Lines of a task's output."""

@@ -10,7 +10,7 @@ from node.frames import NO_CLOSE
 from node.presence import Presence
 from node.reports import Reports
 from node.session import Session
-from node.traffic import RECEIVED, SENT, flows
+from node.traffic import SENT, Flows, flows
 from node.uplink import Uplink
 
 EVENTS = (
@@ -30,7 +30,7 @@ class NodeCrew:
         self._store = store
         self._events = events
         self.closed = dict.fromkeys(CLOSES, 0)
-        self.received, self.sent = flows(RECEIVED), flows(SENT)
+        self.received, self.sent = Flows(), flows(SENT)
         self.uplink: Uplink
         self.presence: Presence
         self.courier: Courier

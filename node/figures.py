@@ -12,7 +12,7 @@ from node.delivery import Courier
 from node.hub import Hub
 from node.intake import ROOM, SESSION
 from node.socket import Link
-from node.traffic import Flow
+from node.traffic import RECEIVED, Flow
 from node.uplink import Lane
 from node.wheel import Wheel
 
@@ -88,7 +88,8 @@ def of_adoption(counters: Counters, adoption: Adoption) -> None:
 
 def of_messages(counters: Counters, events: Mapping[str, int], crew: NodeCrew, feeds: Feeds, lanes: Lanes) -> None:
     """What agents say and are told, and what becomes of it."""
-    _flows(counters, "received", "from agents, without frame heads", crew.received)
+    received = {kind: crew.received[kind] for kind in RECEIVED}
+    _flows(counters, "received", "from agents, without frame heads", received)
     _flows(counters, "sent", "to agents, with frame heads", crew.sent)
     counters.renamed("messages_dropped", "Messages of agents that were dropped", "reason", events, DROPPED)
     counters.renamed("messages_written", "Messages of agents that went into their feed", "type", events, WRITTEN)

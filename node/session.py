@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from cluster import close_codes, messages
 from cluster.messages import AgentMessage, LogLine, Result
-from node.traffic import Flow
+from node.traffic import Flow, Flows
 
 if TYPE_CHECKING:
     from cluster.registry import Claim, Profile
@@ -70,7 +70,7 @@ class Link(Protocol):
 class Crew(Protocol):
     """What a session hands its events to. `received` and `sent` are counted by the types of node/traffic.py."""
 
-    received: dict[str, Flow]
+    received: Flows
     sent: dict[str, Flow]
 
     def on_log(self, session: "Session", message_id: str, task_id: str, lines: list[LogLine]) -> None:
@@ -221,8 +221,7 @@ class Session:
             self._crew.received["malformed"].add(len(payload))
             self._on_bad_frame()
             return
-        received = self._crew.received
-        flow = received.get(message.type or "") or received["other"]
+        flow = self._crew.received[message.type]
         flow.messages += 1
         flow.size_bytes += len(payload)
         match message.type:

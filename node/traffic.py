@@ -21,6 +21,16 @@ class Flow:
         self.size_bytes += size_bytes
 
 
+class Flows(dict[str | None, Flow]):
+    """By type; what has none, or another, is `other`. Looked up for each message: no call is made for those that are there."""
+
+    def __init__(self) -> None:
+        super().__init__((name, Flow()) for name in RECEIVED)
+
+    def __missing__(self, _: str | None) -> Flow:
+        return self["other"]
+
+
 def flows(types: tuple[str, ...]) -> dict[str, Flow]:
     """One of each."""
     return {name: Flow() for name in types}

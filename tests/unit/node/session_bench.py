@@ -8,7 +8,7 @@ import msgspec
 from cluster.messages import LogLine, Result
 from cluster.registry import Claim, Owner, Profile
 from node.session import Link, Patience, Session
-from node.traffic import RECEIVED, SENT, Flow, flows
+from node.traffic import SENT, Flow, Flows, flows
 
 AGENT = "041efc53-7aab-85fd-9e42-3fa916b9c566"
 NOW_MS = 1_700_000_000_123
@@ -80,7 +80,7 @@ class FakeCrew:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
-    received: dict[str, Flow] = field(default_factory=lambda: flows(RECEIVED))
+    received: Flows = field(default_factory=Flows)
     sent: dict[str, Flow] = field(default_factory=lambda: flows(SENT))
 
     def on_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
