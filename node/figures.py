@@ -88,7 +88,7 @@ def of_adoption(counters: Counters, adoption: Adoption) -> None:
 
 def of_messages(counters: Counters, events: Mapping[str, int], crew: NodeCrew, feeds: Feeds, lanes: Lanes) -> None:
     """What agents say and are told, and what becomes of it."""
-    received = {kind: crew.received[kind] for kind in RECEIVED}
+    received = {kind: crew.received[kind] for kind in RECEIVED} | {"malformed": crew.received.malformed}
     _flows(counters, "received", "from agents, without frame heads", received)
     _flows(counters, "sent", "to agents, with frame heads", crew.sent)
     counters.renamed("messages_dropped", "Messages of agents that were dropped", "reason", events, DROPPED)

@@ -218,7 +218,7 @@ class Session:
         try:
             message = messages.agent_message(payload)
         except messages.MALFORMED:
-            self._crew.received["malformed"].add(len(payload))
+            self._crew.received.malformed.add(len(payload))
             self._on_bad_frame()
             return
         flow = self._crew.received[message.type]
@@ -331,10 +331,11 @@ class Session:
             self.link.send_frames(frames)
 
     def send_acks(self, frames: Sequence[bytes]) -> None:
-        """Writes finished frames of acks, in one piece."""
-        whole = b"".join(frames)
-        self._crew.sent["ack"].add(len(whole), len(frames))
-        self.send_frames(whole)
+        """Writes finished frames of acks, in one piece, if the connection is still there."""
+        if self.link is not None:
+            whole = b"".join(frames)
+            self._crew.sent["ack"].add(len(whole), len(frames))
+            self.send_frames(whole)
 
     def note_sent_frame(self, kind: str, size_bytes: int) -> None:
         """Counts a frame that goes out with others; `kind`: see node/traffic.py."""

@@ -3,7 +3,7 @@
 Bytes from agents are those of whole messages, inflated, without frame heads; bytes to agents are as they were written.
 """
 
-RECEIVED = ("log", "task_result", "heartbeat", "ack", "other", "malformed")
+RECEIVED = ("log", "task_result", "heartbeat", "ack", "other")
 SENT = ("task", "tasks_batch", "cancel", "ack", "heartbeat", "control")
 
 
@@ -26,6 +26,7 @@ class Flows(dict[str | None, Flow]):
 
     def __init__(self) -> None:
         super().__init__((name, Flow()) for name in RECEIVED)
+        self.malformed = Flow()  # what has no type: no peer names it
 
     def __missing__(self, _: str | None) -> Flow:
         return self["other"]

@@ -93,6 +93,7 @@ async def test_a_redis_that_is_down_is_unavailable_at_once_and_comes_back(
     started = time.monotonic()
     await raised(killable_core, [*WRITES, a_read_of_the_inbox])
     assert time.monotonic() - started < 1.0
+    assert sum(killable_core.store.errors.values()) == killable_core.store.errors["connection"] == len(WRITES) + 1
     assert not await killable_core.store.ping()
     killable_redis.start()
     await eventually(lambda: back(killable_core))

@@ -263,7 +263,9 @@ async def test_at_max_len_the_oldest_go_unread_or_not_and_it_is_said(
     await write(core, feed, range(now_ms, now_ms + 5 * NODE))
     await core.redis.xgroup_create(feed, "unread", "0")
     with caplog.at_level(logging.ERROR, "cluster.trimming"):
-        dropped = await Trimmer(core.store, core.settings).trim()
+        trimmer = Trimmer(core.store, core.settings)
+        dropped = await trimmer.trim()
+    assert trimmer.over_max_len == dropped > 0
     found = await left(core, feed)
     assert found == list(range(now_ms + dropped, now_ms + 5 * NODE))
     assert 50 <= len(found) <= 50 + NODE

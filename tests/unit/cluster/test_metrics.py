@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.histogram import Histogram
 from cluster.metrics import CONTENT_TYPE, Counters
 
 
@@ -65,7 +66,9 @@ def test_a_gauge_that_cannot_be_read_hides_no_other() -> None:
     assert samples(counters) == {"agent_server_whole": 1}
 
 
-@pytest.mark.parametrize("name", ["", "a", "Acks", "acks_total", "agent_server_acks", "9a", "a-b", "a b", "acks_"])
+@pytest.mark.parametrize(
+    "name", ["", "a", "Acks", "acks_total", "agent_server_acks", "9a", "a-b", "a b", "acks_", "build_info"]
+)
 def test_a_name_that_prometheus_or_we_would_not_have_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="metric name"):
         Counters().count(name, "Text.")
@@ -84,6 +87,61 @@ def test_counters_know_nothing_of_each_other_nor_of_the_global_registry() -> Non
     second.count("acks", "Acks.")
     assert samples(first) != samples(second)
     assert not [family for family in REGISTRY.collect() if family.name.startswith("agent_server_")]
+
+
+def test_a_histogram_is_told_in_prometheus_form() -> None:
+    counters = Counters()
+    waits: dict[tuple[str, ...], Histogram] = {("log",): Histogram((0.1, 1.0)), ("result",): Histogram((0.1, 1.0))}
+    counters.histograms("ack_latency_seconds", "Waits.", ("type",), waits)
+    waits["log",].observe(0.5, 3)
+    told = samples(counters)
+    assert told["agent_server_ack_latency_seconds_bucket{le=0.1}{type=log}"] == 0
+    assert told["agent_server_ack_latency_seconds_bucket{le=1.0}{type=log}"] == 3
+    assert told["agent_server_ack_latency_seconds_bucket{le=+Inf}{type=log}"] == 3
+    assert told["agent_server_ack_latency_seconds_sum{type=log}"] == 1.5
+    assert told["agent_server_ack_latency_seconds_count{type=log}"] == 3
+    assert told["agent_server_ack_latency_seconds_count{type=result}"] == 0
+
+
+def test_what_is_kept_under_another_name_is_told_under_its_own() -> None:
+    counters, events = Counters(), {"refused_token": 0, "refused_full": 2}
+    counters.renamed(
+        "handshakes_refused", "Refused.", "reason", events, {"token": "refused_token", "full": "refused_full"}
+    )
+    events["refused_token"] += 1
+    assert samples(counters) == {
+        "agent_server_handshakes_refused_total{reason=token}": 1,
+        "agent_server_handshakes_refused_total{reason=full}": 2,
+    }
+
+
+def test_a_counter_may_have_several_labels() -> None:
+    counters = Counters()
+    counters.counters("tasks_ended", "Ends.", ("outcome", "reason"), lambda: {("failed", "lost"): 4})
+    assert samples(counters) == {"agent_server_tasks_ended_total{outcome=failed}{reason=lost}": 4}
+
+
+def test_a_gauge_leaves_out_what_is_not_known_just_now() -> None:
+    counters, lags = Counters(), {"logs": 1.5}
+    counters.gauges("feed_lag_seconds", "Lag.", "feed", lambda: lags)
+    assert samples(counters) == {"agent_server_feed_lag_seconds{feed=logs}": 1.5}
+    lags.clear()
+    assert samples(counters) == {}
+
+
+def test_an_info_is_one_and_says_it_in_labels() -> None:
+    counters = Counters()
+    counters.info("build", "What runs.", {"version": "1.2"})
+    assert samples(counters) == {"agent_server_build_info{version=1.2}": 1}
+
+
+def test_the_kernels_numbers_have_our_prefix() -> None:
+    counters = Counters()
+    counters.of_this_process()
+    told = samples(counters)
+    assert told["agent_server_process_resident_memory_bytes"] > 1_000_000
+    assert told["agent_server_process_open_fds"] > 0
+    assert all(name.startswith("agent_server_process_") for name in told)
 
 
 def test_the_text_has_the_type_that_prometheus_reads() -> None:

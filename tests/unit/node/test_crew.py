@@ -135,3 +135,22 @@ async def test_a_flooding_connection_that_is_gone_is_not_read_from() -> None:
 
 def test_the_time_is_redis_time() -> None:
     assert Bench().crew.now_ms() == NOW_MS
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (1000, "normal"),
+        (1006, "dropped"),
+        (1012, "restarting"),
+        (4408, "heartbeat_timeout"),
+        (1001, "other"),
+        (4999, "other"),
+    ],
+)
+def test_a_connection_ends_by_the_name_of_its_close_code(code: int, reason: str) -> None:
+    bench = Bench()
+    session = a_session(bench.crew)
+    link_of(session).close_code = code
+    session.on_lost()
+    assert {name: count for name, count in bench.crew.closed.items() if count} == {reason: 1}

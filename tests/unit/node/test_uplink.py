@@ -657,3 +657,25 @@ async def test_an_ack_frame_is_one_whole_text_message(bench: Bench) -> None:
     async with bench.running():
         bench.result(session, "x" * 200)
     assert link_of(session).frames == [text_frame(messages.ack("x" * 200))]
+
+
+# ---- what is told of it
+
+
+async def test_what_waits_for_its_ack_is_timed_and_what_wants_none_is_not(bench: Bench) -> None:
+    session = a_session()
+    bench.store.open.clear()
+    async with bench.running():
+        for n in range(40):
+            bench.result(session, f"m{n}")
+        bench.uplink.put_sign_of_life(session, ["t1", "t2"])
+        lane = bench.uplink.results
+        await eventually(lambda: lane.oldest_s < 0.05 and "not yet old")
+        assert lane.size_bytes > 0
+        assert sum(lane.waits.counts) == 0
+        bench.store.open.set()
+        await bench.drained()
+        await eventually(lambda: sum(lane.waits.counts) != 40)
+        assert sum(lane.waits.counts[:4]) == 0, "all waited for more than 10 ms"
+        assert lane.waits.total >= 40 * 0.05
+        assert (lane.oldest_s, lane.size_bytes) == (0.0, 0)
