@@ -4,8 +4,10 @@ import json
 from collections import Counter
 from typing import Any
 
+import pytest
 from starlette.requests import Request
 
+from cluster.errors import UnknownAgent
 from cluster.registration import EVENTS, NAME_CHARS, RegistrationEndpoint
 from tests.integration.core import Core
 
@@ -13,10 +15,10 @@ from tests.integration.core import Core
 class Desk:
     """The endpoint on a real Redis."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, is_open: bool = True) -> None:
         self.counts = dict.fromkeys(EVENTS, 0)
         self._endpoint = RegistrationEndpoint(
-            core.store, core.registry, core.feeds, public_url="ws://here", is_open=True, counts=self.counts
+            core.store, core.registry, core.feeds, public_url="ws://here", is_open=is_open, counts=self.counts
         )
 
     async def register(self, token: str, **body: Any) -> str:
@@ -49,3 +51,10 @@ async def test_registrations_and_refused_host_ids_are_counted(core: Core) -> Non
     await desk.register("token-1", host_id=7)
     assert +Counter(desk.counts) == {"new": 2, "known": 2, "host_id_refused": 2}
     assert await core.registry.resolve("7") == holder
+
+
+async def test_a_registration_that_is_refused_is_counted(core: Core) -> None:
+    desk = Desk(core, is_open=False)
+    with pytest.raises(UnknownAgent):
+        await desk.register("token-of-a-stranger")
+    assert +Counter(desk.counts) == {"refused": 1}

@@ -408,7 +408,9 @@ def test_it_stops_when_its_terminal_closes(start: Start) -> None:
     (start.folder / "events").write_text("")
     pid, terminal = pty.fork()
     if pid == 0:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a closing terminal is meant to be no end
+        signal.signal(
+            signal.SIGHUP, signal.SIG_DFL
+        )  # under nohup it is ignored, and a closing terminal is meant to be no end
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_FOLDER": str(start.folder)}
         os.execve(sys.executable, [sys.executable, str(HERE / "stub_start.py"), order], environ)  # noqa: S606 - no shell is wanted
     said = b""

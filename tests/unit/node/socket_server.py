@@ -126,7 +126,8 @@ class Server:
         self.app = App()
         self.wheel = Wheel(SECOND_S)
         http: Any = "httptools" if is_stock else functools.partial(HttpProtocol, limits=HttpLimits())
-        ws: Any = functools.partial(Handshake, limits=limits, wheel=self.wheel)
+        self.refused: list[str] = []
+        ws: Any = functools.partial(Handshake, limits=limits, wheel=self.wheel, count=self.refused.append)
         config = uvicorn.Config(
             self.app.asgi, http=http, ws=ws, loop="none", lifespan="off", log_config=None, access_log=False,
             timeout_graceful_shutdown=3,

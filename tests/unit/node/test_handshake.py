@@ -130,6 +130,17 @@ def test_what_is_no_handshake_is_refused_and_told_why(
     assert not errors_of(caplog)
 
 
+def test_who_is_refused_before_the_app_hears_of_it_is_counted(hardened: Server) -> None:
+    for data in (request("/ws/agent/none"), request(sec_websocket_key="short"), request(method="PUT")):
+        ask(hardened, data)
+    assert hardened.refused == ["malformed", "malformed"]
+
+
+def test_who_is_refused_because_it_took_too_long_is_counted(impatient: Server) -> None:
+    ask(impatient, request("/ws/agent/hang"))
+    assert impatient.refused == ["timeout"]
+
+
 def test_a_refusal_survives_what_is_still_unread(server: Server) -> None:
     status, _, _ = ask(server, request("/ws/agent/none") + b"\x00" * 300_000)
     assert status == 404
