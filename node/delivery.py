@@ -30,6 +30,7 @@ TAKES = 256  # in one call
 RETRY_S = 0.25
 OUTBOX_S = 2.0  # what a restarted agent's outbox brings within this time ends its tasks by their real results
 TRIM_EVERY = 1000  # notes
+CLOCKS_MS = 1000  # by less than that a node is wrong about Redis's clock
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class Courier:
             self._count("task_redelivered")
             return
         self._count("task_sent")
-        kind = "connected" if task.created_ms >= session.since_ms else "waited"
+        kind = "connected" if task.created_ms >= session.since_ms - CLOCKS_MS else "waited"
         self.waits[kind].observe(max(0, self._now_ms() - task.created_ms) / 1000)
 
     # ---- before sockets are closed on purpose

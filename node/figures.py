@@ -92,7 +92,13 @@ def of_messages(counters: Counters, events: Mapping[str, int], crew: NodeCrew, f
     _flows(counters, "received", "from agents, without frame heads", received)
     _flows(counters, "sent", "to agents, with frame heads", crew.sent)
     counters.renamed("messages_dropped", "Messages of agents that were dropped", "reason", events, DROPPED)
-    counters.renamed("messages_written", "Messages of agents that went into their feed", "type", events, WRITTEN)
+    counters.renamed(
+        "messages_written",
+        "Messages of agents that were given to their feed, which leaves out those that it has",
+        "type",
+        events,
+        WRITTEN,
+    )
     counters.counters(
         "messages_duplicate", "Messages acked and not written again: in their feed already, or their task had ended",
         ("type",),
