@@ -27,6 +27,7 @@ from cluster.client import (
     commands_restart,
     commands_streams,
     commands_tasks,
+    commands_top,
 )
 from cluster.client.options import ConfigFile
 from cluster.errors import ConfigError
@@ -159,6 +160,7 @@ def router(  # noqa: PLR0913, PLR0917 - an argument a flag
 app.command()(commands_agent.agent)
 app.command()(commands_demo.demo)
 app.command()(commands_agents.status)
+app.command()(commands_top.top)
 app.command()(commands_restart.restart)
 app.command()(commands_health.health)
 app.add_typer(commands_agents.app, name="agents")

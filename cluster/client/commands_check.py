@@ -8,11 +8,9 @@ import msgspec
 
 from cluster.client.options import Cluster, put, put_json
 from cluster.client.outcome import Failed
-from cluster.client.streams import redis_of
+from cluster.client.streams import cluster_store, redis_of
 from cluster.client.tables import pairs, table
-from cluster.errors import StoreUnavailable
 from cluster.ledger import Ledger, Report
-from cluster.redis_client import Store
 
 _SHOWN = 50  # findings, to people; programs get all
 
@@ -29,23 +27,9 @@ def check(cluster: Cluster, *, is_deep: bool, as_json: bool) -> None:
 
 
 async def _report(cluster: Cluster, *, is_deep: bool) -> Report:
-    redis = redis_of(cluster.settings)
     feed = cluster.settings.result_stream
-    first = Store(redis)
-    try:
-        async with first.session() as client:
-            shards = await client.hget(first.keys.meta, "shards")
-        if shards is None:
-            raise Failed("this Redis holds no cluster (redis.prefix says which)")
-        store = Store(redis, int(shards))
-        try:
-            return await Ledger(store, feed.key if feed.enabled else "").check(is_deep=is_deep)
-        finally:
-            await store.close()
-    except StoreUnavailable as error:
-        raise Failed(str(error)) from error
-    finally:
-        await first.close()
+    async with cluster_store(redis_of(cluster.settings)) as store:
+        return await Ledger(store, feed.key if feed.enabled else "").check(is_deep=is_deep)
 
 
 def _show(report: Report) -> None:

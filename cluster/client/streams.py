@@ -3,7 +3,8 @@
 Owns how that Redis is found and reached; knows no command. Everything is read without a group: nobody else misses an entry.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -40,6 +41,44 @@ def redis_of(settings: Settings) -> Redis:
         raise Failed(f"{error}; --redis-url or --data-dir say where the cluster's is") from error
 
 
+async def reached(settings: Settings) -> Redis:
+    """The cluster's Redis, which answers and will do. Raises: Failed."""
+    redis = redis_of(settings)
+    try:
+        await redis_client.check(redis)
+    except StoreAway as error:
+        raise Failed(f"{error} (--redis-url says where the cluster's Redis is)") from error
+    except StartError as error:
+        raise Failed(str(error)) from error
+    return redis
+
+
+def place_of(redis: Redis) -> str:
+    """Where it is, for eyes."""
+    return without_url_credentials(redis.url) if redis.url else redis.addr
+
+
+@contextlib.asynccontextmanager
+async def cluster_store(redis: Redis) -> AsyncIterator[Store]:
+    """The cluster that this Redis holds, with its shards and its clock. Raises: Failed."""
+    first = Store(redis)
+    try:
+        async with first.session() as client:
+            shards = await client.hget(first.keys.meta, "shards")
+        if shards is None:
+            raise Failed("this Redis holds no cluster (redis.prefix says which)")
+        store = Store(redis, int(shards))
+        try:
+            await store.sync_clock()
+            yield store
+        finally:
+            await store.close()
+    except StoreUnavailable as error:
+        raise Failed(f"{error} (at {place_of(redis)})") from error
+    finally:
+        await first.close()
+
+
 class Streams:
     """Reads feeds, from where each was read last."""
 
@@ -51,15 +90,8 @@ class Streams:
     @classmethod
     async def open(cls, settings: Settings) -> Self:
         """Connected. Raises: Failed when this Redis cannot be read."""
-        redis = redis_of(settings)
-        try:
-            await redis_client.check(redis)
-        except StoreAway as error:
-            raise Failed(f"{error} (--redis-url says where the cluster's Redis is)") from error
-        except StartError as error:
-            raise Failed(str(error)) from error
-        where = without_url_credentials(redis.url) if redis.url else redis.addr
-        return cls(Store(redis), where)
+        redis = await reached(settings)
+        return cls(Store(redis), place_of(redis))
 
     async def close(self) -> None:
         """Lets go of Redis."""
