@@ -1,7 +1,7 @@
 """The door of `agent-server`: runs a command line, and turns what goes wrong into one line and an exit code.
 
 Must not know the commands (`commands`). Rules:
-- An error is one line on standard error, never a traceback: exit 2 for usage and settings, 1 for what cannot start, 130 for Ctrl-C,
+- An error is one line on standard error, never a traceback, and each setting that is wrong is one: exit 2 for usage and settings, 1 for what cannot start, 130 for Ctrl-C,
   and what a command says of itself (`cluster/client/outcome.py`).
 - `version` answers without loading what the other commands need.
 """
@@ -54,7 +54,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _told(error: Exception) -> int:
     match error:
         case ConfigError():
-            return _fail(str(error), _EXIT_USAGE)
+            for problem in error.problems[:-1]:
+                _fail(problem, _EXIT_USAGE)
+            return _fail(error.problems[-1], _EXIT_USAGE)
         case CommandFailed():
             return _fail(str(error), error.exit_code)
         case AgentServerError():

@@ -29,7 +29,8 @@ from cluster.client import (
     commands_tasks,
     commands_top,
 )
-from cluster.client.options import ConfigFile
+from cluster.client.options import AsJson, ConfigFile, put, put_json
+from cluster.client.tables import table
 from cluster.errors import ConfigError
 
 app = typer.Typer(
@@ -65,6 +66,9 @@ Prefix = Annotated[
     ),
 ]
 Cpu = Annotated[int | None, typer.Option(metavar="N", help="The CPU it stays on.")]
+IsOrigin = Annotated[bool, typer.Option("--origin", help="Where each value comes from: file and line, variable, flag.")]
+IsEnv = Annotated[bool, typer.Option("--env", help="As environment variables; defaults and secrets as comments.")]
+IsDoc = Annotated[bool, typer.Option("--doc", help="Every key with its meaning, unit and default, as YAML.")]
 AdminPort = Annotated[int | None, typer.Option(metavar="PORT", help="Port for health and metrics.")]
 
 
@@ -174,6 +178,37 @@ app.command()(commands_bench.bench)
 def version() -> None:
     """Print the version."""
     typer.echo(cli.version_text())
+
+
+@config_app.command()
+def show(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    is_origin: IsOrigin = False,
+    is_env: IsEnv = False,
+    is_doc: IsDoc = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings in force; secrets are ***."""
+    if is_origin + is_env + is_doc + as_json > 1:
+        raise ConfigError("config show: one of --origin, --env, --doc and --json")
+    from cluster import config_text  # noqa: PLC0415 - `start` has no use for it
+
+    if is_doc:
+        put(config_text.explained())
+        return
+    loaded = configuration.load(config, environ=os.environ, flags=_flags(settings=settings))
+    values, origins = config_text.values(loaded), config_text.origins(loaded)
+    if as_json:
+        put_json({name: {"value": value, "origin": origins[name]} for name, value in values.items()})
+    elif is_origin:
+        put(
+            table(
+                ("KEY", "VALUE", "FROM"), ((name, config_text.scalar(values[name]), origins[name]) for name in values)
+            )
+        )
+    else:
+        put(config_text.as_environment(loaded) if is_env else config_text.as_yaml(loaded))
 
 
 @config_app.command()

@@ -7,13 +7,15 @@ Owns precedence, the checks that look at more than one key, and the words of err
 - `redis.url` that is given switches `redis.enabled` on, unless that was given itself. With `redis.enabled` off nothing of how to reach a
   Redis is checked: what cannot be read becomes the default, for nobody uses it.
 - `cluster.data_dir` is relative to the folder of config.yaml (without one: to the working directory), wherever it was given.
-- An error names key, value (never a secret's), what is allowed, and where it was given.
+- An error names key, value (never a secret's), what is allowed, and where it was given: a file and its line, a variable, a flag.
+- Everything that is wrong is told at once. Checks of several keys are left out where one of their sections is wrong already.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -22,6 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cluster import config_file, environment
+from cluster.config_file import Marked
 from cluster.environment import Given
 from cluster.errors import ConfigError
 from cluster.settings import (
@@ -36,6 +39,7 @@ from cluster.settings import (
     without_url_credentials,
 )
 
+Problems = Iterator[tuple[str, str]]  # a key, and what is wrong with it
 NO_FLAGS: Final[Mapping[str, object]] = MappingProxyType({})
 _NEAR = 0.6  # of difflib's ratio
 _HOW_TO_REACH_REDIS: Final = frozenset(
@@ -43,6 +47,7 @@ _HOW_TO_REACH_REDIS: Final = frozenset(
     for key in ("addr", "password", "db", "pool_size", "min_idle", "max_idle", "idle_timeout", "wait_timeout", "url")
 )
 _REPLACED_BY_URL: Final = frozenset(("redis.addr", "redis.password", "redis.db"))
+_FEEDS: Final = ("log_stream", "result_stream", "status_stream", "task_stats_stream")
 _ASKS_CONTROL_PLANE: Final = ("control_plane.verify_registration", "control_plane.poll")
 
 
@@ -59,19 +64,27 @@ class Loaded:
 def load(path: str | None = None, *, environ: Mapping[str, str], flags: Mapping[str, object] = NO_FLAGS) -> Loaded:
     """The settings of this process. `flags` maps `section.key` to a value; texts are read as in the environment.
 
-    Raises: ConfigError, one line, when a value cannot be used, or the file cannot be read.
+    Raises: ConfigError, a line for each value that cannot be used, or one when the file cannot be read.
     """
     found = path or config_file.find()
-    from_file, warnings = _read_file(found) if found else ({}, [])
-    from_environment, oddities = environment.read(environ, keys().values())
+    problems: dict[str, str] = {}
+    from_file, warnings = _read_file(found, problems) if found else ({}, [])
+    from_environment, oddities = environment.read(environ, keys().values(), problems)
     given = {**from_file, **from_environment, **_from_flags(flags)}
-    settings = _settings(given, found)
-    for check in (_check_auth, _check_agent, _check_feeds, _check_redis, _check_server, _check_control_plane):
-        check(settings)
+    settings = _settings(given, found, problems)
+    for sections, check in _CHECKS.items():
+        if not {name.partition(".")[0] for name in problems} & set(sections):
+            problems.update(check(settings))
+    if problems:
+        raise ConfigError(*(f"{name}: {text}{_place(given.get(name))}" for name, text in problems.items()))
     if _has_url(given) and not settings.redis.enabled:
         oddities.append("redis.url: ignored, redis.enabled is false: the embedded Redis is used")
     sources = {key: given[key].source for key in keys() if key in given}
     return Loaded(settings, (*warnings, *oddities), found, MappingProxyType(sources))
+
+
+def _place(given: Given | None) -> str:
+    return f" ({given.source})" if given else ""
 
 
 def without_effect(loaded: Loaded) -> tuple[tuple[str, str], ...]:
@@ -87,27 +100,28 @@ def without_effect(loaded: Loaded) -> tuple[tuple[str, str], ...]:
     return tuple((key, reasons[key]) for key in loaded.given if key in reasons)
 
 
-def _read_file(path: str) -> tuple[dict[str, Given], list[str]]:
+def _read_file(path: str, problems: MutableMapping[str, str]) -> tuple[dict[str, Given], list[str]]:
     given: dict[str, Given] = {}
     warnings: list[str] = []
     sections = {key.section for key in keys().values()}
-    for section, content in config_file.read(path).items():
+    content = config_file.read(path)
+    for section, values in content.items():
         if section not in sections:
             warnings.append(f"{path}: unknown section {_quoted(section)}, ignored{_nearest(section, sections)}")
-        elif isinstance(content, dict):
-            warnings += _take_section(given, section, content, path)
-        elif content is not None:
-            raise ConfigError(f"{section}: {_quoted(content)} is not a mapping of keys ({path})")
+        elif isinstance(values, Marked):
+            warnings += _take_section(given, section, values, path)
+        elif values is not None:
+            problems[section] = f"{_quoted(values)} is not a mapping of keys ({path}:{content.lines[section]})"
     return given, warnings
 
 
-def _take_section(given: dict[str, Given], section: str, content: Mapping[str, object], path: str) -> Iterator[str]:
+def _take_section(given: dict[str, Given], section: str, content: Marked, path: str) -> Iterator[str]:
     for key, value in content.items():
         name = f"{section}.{key}"
         if name not in keys():
             yield f"{path}: unknown key {_quoted(name)}, ignored{_nearest(name, keys())}"
         elif value is not None:
-            given[name] = Given(value, path)
+            given[name] = Given(value, f"{path}:{content.lines[key]}")
 
 
 def _from_flags(flags: Mapping[str, object]) -> dict[str, Given]:
@@ -122,13 +136,20 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; the nearest known one is '{near[0]}'" if near else ""
 
 
-def _settings(given: Mapping[str, Given], path: str | None) -> Settings:
+def _settings(given: Mapping[str, Given], path: str | None, problems: MutableMapping[str, str]) -> Settings:
+    """Where a value cannot be used it is put to the problems, and the default stands for it."""
     values: dict[str, dict[str, object]] = {}
     has_redis = _has_redis(given)
     for key in keys().values():
         unchecked = key.name in _HOW_TO_REACH_REDIS and not has_redis
         unchecked |= key.name in _REPLACED_BY_URL and _has_url(given)
-        values.setdefault(key.section, {})[key.attribute] = _value(key, given.get(key.name), is_checked=not unchecked)
+        value = key.default
+        try:
+            value = _value(key, given.get(key.name))
+        except (ValueError, OverflowError):
+            if not unchecked:
+                problems[key.name] = f"{_for_eyes(key, given[key.name].written)} is not {key.kind.allowed}"
+        values.setdefault(key.section, {})[key.attribute] = value
     values["redis"]["enabled"] = has_redis
     folder = Path(path).parent if path else Path()
     values["cluster"]["data_dir"] = str((folder / str(values["cluster"]["data_dir"])).absolute())
@@ -138,25 +159,22 @@ def _settings(given: Mapping[str, Given], path: str | None) -> Settings:
 
 
 def _has_redis(given: Mapping[str, Given]) -> bool:
+    """What cannot be read is False: then nothing else of Redis is complained about."""
     enabled = given.get("redis.enabled")
-    return _has_url(given) if enabled is None else bool(_value(keys()["redis.enabled"], enabled))
+    with contextlib.suppress(ValueError):
+        return _has_url(given) if enabled is None else bool(_value(keys()["redis.enabled"], enabled))
+    return False
 
 
 def _has_url(given: Mapping[str, Given]) -> bool:
     return "redis.url" in given and not _is_blank(given["redis.url"].written)
 
 
-def _value(key: Key, given: Given | None, *, is_checked: bool = True) -> object:
+def _value(key: Key, given: Given | None) -> object:
+    """Raises: ValueError, OverflowError."""
     if given is None or (key.empty_is_default and _is_blank(given.written)):
         return key.default
-    try:
-        value = key.kind.read(given.written)
-    except (ValueError, OverflowError):
-        if not is_checked:
-            return key.default
-        raise ConfigError(
-            f"{key.name}: {_for_eyes(key, given.written)} is not {key.kind.allowed} ({given.source})"
-        ) from None
+    value = key.kind.read(given.written)
     return key.default if key.empty_is_default and not value else value
 
 
@@ -181,50 +199,48 @@ def _quoted(value: object) -> str:
     return f"a {'mapping' if isinstance(value, dict) else 'nested list' if isinstance(value, list) else type(value).__name__}"
 
 
-def _check_auth(settings: Settings) -> None:
+def _check_auth(settings: Settings) -> Problems:
     if settings.auth.require_signature and not settings.auth.shared_secret.strip():
-        raise ConfigError("auth.require_signature: true needs auth.shared_secret, which is empty")
+        yield ("auth.require_signature", "true needs auth.shared_secret, which is empty")
 
 
-def _check_agent(settings: Settings) -> None:
+def _check_agent(settings: Settings) -> Problems:
     agent = settings.agent
     if agent.forget_after_s <= agent.heartbeat_timeout_s:
-        raise ConfigError(
-            f"agent.forget_after: {agent.forget_after_s:g}s is not longer than agent.heartbeat_timeout, {agent.heartbeat_timeout_s:g}s"
+        yield (
+            "agent.forget_after",
+            f"{agent.forget_after_s:g}s is not longer than agent.heartbeat_timeout, {agent.heartbeat_timeout_s:g}s",
         )
 
 
-def _check_feeds(settings: Settings) -> None:
-    names = ("log_stream", "result_stream", "status_stream", "task_stats_stream")
-    feeds = {name: str(getattr(settings, name).key) for name in names if getattr(settings, name).enabled}
-    for name, feed in feeds.items():
-        twin = next((other for other in feeds if other != name and feeds[other] == feed), None)
+def _check_feeds(settings: Settings) -> Problems:
+    feeds = {name: str(getattr(settings, name).key) for name in _FEEDS if getattr(settings, name).enabled}
+    for place, (name, feed) in enumerate(feeds.items(), start=1):
+        twin = next((other for other in list(feeds)[place:] if feeds[other] == feed), None)
         if twin is not None:
-            raise ConfigError(f"{name}.key: {_quoted(feed)} is also {twin}.key; each feed needs a stream of its own")
+            yield (f"{name}.key", f"{_quoted(feed)} is also {twin}.key; each feed needs a stream of its own")
         if feed.startswith(settings.redis.prefix):
-            raise ConfigError(
-                f"{name}.key: {_quoted(feed)} must not begin with redis.prefix, {_quoted(settings.redis.prefix)}"
-            )
+            yield (f"{name}.key", f"{_quoted(feed)} must not begin with redis.prefix, {_quoted(settings.redis.prefix)}")
 
 
-def _check_redis(settings: Settings) -> None:
+def _check_redis(settings: Settings) -> Problems:
     redis: Redis = settings.redis
     if not redis.enabled:
         return
     if not redis.url and not redis.addr:
-        raise ConfigError("redis.addr: '' is not host:port, and redis.enabled is true without a redis.url")
+        yield ("redis.addr", "'' is not host:port, and redis.enabled is true without a redis.url")
     parts = urlsplit(redis.url)
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,6}", parts.path):
-        raise ConfigError(f"redis.url: {HIDDEN} is not of the form redis://[user:password@]host:port/db")
+        yield ("redis.url", f"{HIDDEN} is not of the form redis://[user:password@]host:port/db")
 
 
-def _check_server(settings: Settings) -> None:
+def _check_server(settings: Settings) -> Problems:
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         missing, there = ("tls_key", "tls_cert") if settings.server.tls_cert else ("tls_cert", "tls_key")
-        raise ConfigError(f"server.{missing}: '' is not the path of a file, and server.{there} is set")
+        yield (f"server.{missing}", f"'' is not the path of a file, and server.{there} is set")
 
 
-def _check_control_plane(settings: Settings) -> None:
+def _check_control_plane(settings: Settings) -> Problems:
     plane = settings.control_plane
     switch = next((name for name in _ASKS_CONTROL_PLANE if getattr(plane, name.partition(".")[2])), None)
     if switch is None:
@@ -237,10 +253,21 @@ def _check_control_plane(settings: Settings) -> None:
         is_good = False
     if not is_good:
         shown = _quoted(without_url_credentials(plane.url))
-        raise ConfigError(
-            f"control_plane.url: {shown} is not a URL that begins with http:// or https://, and {switch} is true"
-        )
+        yield ("control_plane.url", f"{shown} is not a URL that begins with http:// or https://, and {switch} is true")
     if re.fullmatch(r"[\x21-\x7e]*", plane.token) is None:
-        raise ConfigError(
-            f"control_plane.token: {HIDDEN} has characters that no Authorization header carries, and {switch} is true"
+        yield (
+            "control_plane.token",
+            f"{HIDDEN} has characters that no Authorization header carries, and {switch} is true",
         )
+
+
+_CHECKS: Final[Mapping[tuple[str, ...], Callable[[Settings], Problems]]] = MappingProxyType(
+    {
+        ("auth",): _check_auth,
+        ("agent",): _check_agent,
+        (*_FEEDS, "redis"): _check_feeds,
+        ("redis",): _check_redis,
+        ("server",): _check_server,
+        ("control_plane",): _check_control_plane,
+    }
+)  # by the sections that they look at

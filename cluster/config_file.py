@@ -9,8 +9,9 @@ Owns the search path and the reading of YAML; knows no kind and no default. Rule
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import yaml
@@ -26,6 +27,12 @@ _HARMLESS_QUOTE = re.compile(
 )  # one character, perhaps as an escape; or what PyYAML calls a token
 _QUOTED = re.compile(r"""(['"]).*\1""", re.DOTALL)
 _TAG: Final = "tag:yaml.org,2002:"
+
+
+class Marked(dict[str, object]):
+    """A mapping that knows in which line of the file each of its keys stands."""
+
+    lines: Mapping[str, int] = MappingProxyType({})
 
 
 class _Doubled(yaml.MarkedYAMLError):
@@ -59,6 +66,17 @@ for _kind in ("bool", "int", "float", "timestamp", "value", "merge"):
     _Loader.add_constructor(_TAG + _kind, _as_written)
 
 
+def _marked(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[Marked]:
+    """In two steps, as PyYAML wants it: a mapping may hold itself. What a merge brings stands where it was written."""
+    mapping = Marked()
+    yield mapping
+    mapping.update(loader.construct_mapping(node))  # type: ignore[arg-type]  # keys of any kind, until `_named`
+    mapping.lines = {_name(key.value): key.start_mark.line + 1 for key, _ in node.value}
+
+
+_Loader.add_constructor(_TAG + "map", _marked)
+
+
 def find() -> str | None:
     """The first config.yaml on the search path; None where there is none."""
     return next((str(path) for path in (Path(folder, NAME) for folder in FOLDERS) if _is_there(path)), None)
@@ -75,7 +93,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def read(path: str) -> dict[str, object]:
+def read(path: str) -> Marked:
     """What stands in the file: sections by name, each usually a mapping of lower-case keys. Raises: ConfigError."""
     try:
         content = yaml.load(_text(path), _Loader)  # noqa: S506 - it is a SafeLoader
@@ -88,10 +106,12 @@ def read(path: str) -> dict[str, object]:
     except (ValueError, TypeError):  # what PyYAML lets through of binary and unhashable things
         raise ConfigError(f"{path}: not valid YAML") from None
     if content is None:
-        return {}
-    if not isinstance(content, dict):
+        return Marked()
+    if not isinstance(content, Marked):
         raise ConfigError(f"{path}: not a YAML mapping of sections")
-    return {name: _lowered(section) for name, section in _named(content)}
+    sections = _lowered(content)
+    sections.update({name: _lowered(section) for name, section in sections.items() if isinstance(section, Marked)})
+    return sections
 
 
 def _text(path: str) -> str:
@@ -108,13 +128,14 @@ def _text(path: str) -> str:
         raise ConfigError(f"{path}: not UTF-8 text") from None
 
 
-def _lowered(section: object) -> object:
-    return dict(_named(section)) if isinstance(section, dict) else section
+def _lowered(mapping: Marked) -> Marked:
+    lowered = Marked({_name(name): value for name, value in mapping.items()})
+    lowered.lines = mapping.lines
+    return lowered
 
 
-def _named(mapping: dict[object, object]) -> Iterator[tuple[str, object]]:
-    for name, value in mapping.items():
-        yield str(name).lower() if isinstance(name, str) else repr(name), value
+def _name(name: object) -> str:
+    return name.lower() if isinstance(name, str) else repr(name)
 
 
 def _place(error: yaml.MarkedYAMLError) -> str:

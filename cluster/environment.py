@@ -11,11 +11,10 @@ Owns the names of variables; knows no kind and no default. Rules:
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cluster.errors import ConfigError
 from cluster.settings import Key
 
 PREFIX: Final = "AGENT_SERVER_"
@@ -77,8 +76,10 @@ def as_text(value: object) -> str:
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 
-def read(environ: Mapping[str, str], keys: Iterable[Key]) -> tuple[dict[str, Given], list[str]]:
-    """What the environment gives, by key, and warnings. Raises: ConfigError for a secret's file that cannot be read."""
+def read(
+    environ: Mapping[str, str], keys: Iterable[Key], problems: MutableMapping[str, str]
+) -> tuple[dict[str, Given], list[str]]:
+    """What the environment gives, by key, and warnings. A secret's file that cannot be read is put to the problems."""
     given: dict[str, Given] = {}
     warnings: list[str] = []
     known: set[str] = set()
@@ -87,7 +88,10 @@ def read(environ: Mapping[str, str], keys: Iterable[Key]) -> tuple[dict[str, Giv
         known.update(names)
         usable = [name for name in names if environ.get(name) and not _is_link(name, environ[name], warnings)]
         if usable:
-            given[key.name] = Given(_value(key, usable[0], environ[usable[0]]), usable[0])
+            try:
+                given[key.name] = Given(_value(key, usable[0], environ[usable[0]]), usable[0])
+            except ValueError as error:
+                problems[key.name] = str(error)
             warnings += [f"{name}: ignored, {usable[0]} is set" for name in usable[1:]]
     return given, warnings + list(_strangers(environ, known))
 
@@ -102,22 +106,23 @@ def _is_link(name: str, value: str, warnings: list[str]) -> bool:
 
 
 def _value(key: Key, name: str, value: str) -> str:
-    return value if name in _plain_names_of(key) else _secret(key, name, value)
+    return value if name in _plain_names_of(key) else _secret(name, value)
 
 
-def _secret(key: Key, name: str, path: str) -> str:
+def _secret(name: str, path: str) -> str:
+    """Raises: ValueError, which says what is wrong with the file."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)
         text = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"{key.name}: the file {path!r} ({name}) is not UTF-8 text") from None
+        raise ValueError(f"the file {path!r} ({name}) is not UTF-8 text") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{key.name}: the file {path!r} ({name}) cannot be read: {reason}") from None
+        raise ValueError(f"the file {path!r} ({name}) cannot be read: {reason}") from None
     if not text or len(content) > MAX_SECRET_BYTES:
         what = "is empty" if not text else f"is larger than {MAX_SECRET_BYTES} bytes"
-        raise ConfigError(f"{key.name}: the file {path!r} ({name}) {what}")
+        raise ValueError(f"the file {path!r} ({name}) {what}")
     return text
 
 

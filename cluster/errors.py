@@ -10,7 +10,14 @@ class AgentServerError(Exception):
 
 
 class ConfigError(AgentServerError):
-    """A setting cannot be used. Names the key, the value (never a secret's) and what is allowed."""
+    """Settings cannot be used. Each problem is a line that names the key, the value (never a secret's) and what is allowed."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
 
 
 class StartError(AgentServerError):

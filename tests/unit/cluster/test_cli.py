@@ -150,6 +150,43 @@ def test_config_check_says_what_is_odd(nowhere: Path, capsys: pytest.CaptureFixt
     assert lines[2] == "config.yaml: ok"
 
 
+def test_config_check_tells_everything_that_is_wrong_a_line_each(
+    nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nowhere / "config.yaml").write_text("server:\n  port: x\n  read_timeout: y\ntasks: {ttl: 0}\n")
+    code, err = told(capsys, "config", "check")
+    assert (code, err.count("\n")) == (2, 3)
+    for line, place in zip(
+        err.splitlines(), ("server.port: 'x'", "server.read_timeout: 'y'", "tasks.ttl: '0'"), strict=True
+    ):
+        assert line.startswith(f"agent-server: {place} is not ")
+    assert [line.rpartition("(")[2] for line in err.splitlines()] == [f"config.yaml:{n})" for n in (2, 3, 4)]
+
+
+def test_config_show_tells_the_settings_in_force_and_where_they_come_from(
+    nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nowhere / "config.yaml").write_text("server: {port: 81}\nauth: {shared_secret: sesame-sesame}\n")
+    assert cli.run(["config", "show", "--set", "logging.level=debug"]) == 0
+    shown = capsys.readouterr().out
+    assert ("  port: 81\n" in shown, "  shared_secret: '***'\n" in shown, "sesame" in shown) == (True, True, False)
+    assert cli.run(["config", "show", "--origin", "--set", "logging.level=debug"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[-1] != "default"] == [
+        ["KEY", "VALUE", "FROM"],
+        ["server.port", "81", "config.yaml:1"],
+        ["auth.shared_secret", "'***'", "config.yaml:2"],
+        ["logging.level", "debug", "flag"],
+    ]
+    assert cli.run(["config", "show", "--json"]) == 0
+    assert '"server.port": {"value": 81, "origin": "config.yaml:1"}' in capsys.readouterr().out
+    assert cli.run(["config", "show", "--env"]) == 0
+    assert "\nAGENT_SERVER_SERVER_PORT=81\n" in capsys.readouterr().out
+    assert told(capsys, "config", "show", "--env", "--doc") == (
+        2, "agent-server: config show: one of --origin, --env, --doc and --json\n",
+    )  # fmt: skip
+
+
 def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([]) == 0
     assert "start" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 
 from cluster import settings
 from cluster.config import load, without_effect
+from cluster.errors import ConfigError
 from cluster.settings import Settings
 from tests.support.config_text import GO_FILE, SECRET, from_file, problem, value
 
@@ -35,7 +36,7 @@ def test_only_what_wins_is_read() -> None:
 
 def test_it_is_known_where_a_key_was_given() -> None:
     loaded = from_file("server: {port: 1, host: a}", {"AGENT_SERVER_HOST": "b"}, {"logging.level": "debug"})
-    assert loaded.given == {"server.host": "AGENT_SERVER_HOST", "server.port": "given.yaml", "logging.level": "flag"}
+    assert loaded.given == {"server.host": "AGENT_SERVER_HOST", "server.port": "given.yaml:1", "logging.level": "flag"}
 
 
 @pytest.mark.parametrize("nothing", [None, "", ()])
@@ -44,7 +45,7 @@ def test_a_flag_of_nothing_is_not_given(nothing: object) -> None:
         from_file("server: {trusted_proxies: [10.0.0.1]}", flags={"server.trusted_proxies": nothing}).given[
             "server.trusted_proxies"
         ]
-        == "given.yaml"
+        == "given.yaml:1"
     )
 
 
@@ -205,7 +206,7 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(name: str, writte
     enabled = "enabled: true, " if section == "redis" else ""
     words = problem(f"{section}: {{{enabled}{key}: {written}}}")
     assert words.startswith(f"{name}: {said}")
-    assert words.endswith("(given.yaml)")
+    assert words.endswith("(given.yaml:1)")
 
 
 def test_blanks_around_a_number_do_no_harm() -> None:
@@ -418,3 +419,37 @@ def test_a_secret_that_cannot_be_used_is_not_quoted(name: str, written: str) -> 
     words = problem(f"{section}: {{{enabled}{key}: {written.format(SECRET)}}}")
     assert words.startswith(f"{name}: *** is not ")
     assert SECRET not in words
+
+
+def problems(text: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        from_file(text, environ)
+    return caught.value.problems
+
+
+def test_everything_that_is_wrong_is_told_at_once_with_its_line() -> None:
+    text = "server:\n  port: none\n  host: 'a b'\nagent: nobody\nauth:\n  require_signature: true\ntasks: {ttl: 1s, max_open: 0}\n"
+    environ = {"AGENT_SERVER_LOGGING_LEVEL": "loud", "AGENT_SERVER_REDIS_URL_FILE": "missing"}
+    assert [words.partition(":")[0] for words in problems(text, environ)] == [
+        "agent", "redis.url", "server.host", "server.port", "logging.level", "tasks.max_open", "auth.require_signature",
+    ]  # fmt: skip
+    told = dict(words.split(": ", 1) for words in problems(text, environ))
+    assert told["server.port"].endswith("(given.yaml:2)")
+    assert told["server.host"].endswith("(given.yaml:3)")
+    assert told["agent"] == "'nobody' is not a mapping of keys (given.yaml:4)"
+    assert told["auth.require_signature"].endswith("which is empty (given.yaml:6)")
+    assert told["logging.level"].endswith("(AGENT_SERVER_LOGGING_LEVEL)")
+
+
+def test_one_that_is_wrong_is_not_told_twice_in_other_words() -> None:
+    """The default that stands for a bad value may contradict the others."""
+    assert len(problems("agent: {heartbeat_timeout: long, forget_after: 30s}")) == 1
+    assert len(problems("redis: {enabled: perhaps, addr: nonsense}")) == 1
+    assert len(problems("log_stream: {key: agent_results}")) == 1
+
+
+def test_a_merged_key_stands_where_it_was_written() -> None:
+    text = "server: &base\n  port: 1\n  host: a\nx:\n  <<: *base\n  host: b\n"
+    assert from_file(text.replace("x:", "websocket: {}\nserver2:")).given["server.host"] == "given.yaml:3"
+    text = "redis: &base\n  prefix: 'a:'\nagent:\n  <<: *base\n  max_takeovers: 1\n"
+    assert from_file(text).given["agent.max_takeovers"] == "given.yaml:5"
