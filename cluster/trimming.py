@@ -4,12 +4,17 @@
   newer ones exist; without groups `keep` alone decides. What is trimmed is taken off the groups' pending lists, which would grow for ever.
 - Logs, status and statistics go by age.
 - `max_len` caps all of them, oldest first: what that drops may be unread, and is logged.
+- What an operator has cut is planned first, up to an entry: what comes meanwhile is never cut, and what groups had they keep having had.
 """
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
+from msgspec import Struct
+
+from cluster import groups
 from cluster.errors import FeedBlocked
 from cluster.redis_client import Client, Store
 from cluster.settings import LogStream, ResultStream, Settings, StatusStream, TaskStatsStream
@@ -21,6 +26,19 @@ PAGES = 20
 logger = logging.getLogger(__name__)
 Id = tuple[int, int]
 Feed = ResultStream | LogStream | StatusStream | TaskStatsStream
+
+
+class Plan(Struct, frozen=True):
+    """What a cut takes from a feed: its oldest entries, before `stays`, the id of the first that is left.
+
+    `needed`: how many of them a group was not handed yet, or was handed within `PENDING_MS` and has not acked; none: left out.
+    """
+
+    key: str
+    stays: str
+    entries: int
+    left: int
+    needed: Mapping[str, int]
 
 
 class Trimmer:
@@ -76,6 +94,52 @@ class Trimmer:
             await self._unburden(client, key, cut)
         return dropped
 
+    async def planned(self, key: str, *, max_len: int | None = None, max_age_s: float | None = None) -> Plan:
+        """What goes, for the feed to have so many entries, or none that is older. Raises: FeedBlocked, StoreUnavailable."""
+        feed = await groups.look(self._store, key, 1)
+        if not feed.is_stream:
+            raise FeedBlocked(f"{key} is not a stream")
+        length = feed.length
+        if max_age_s is not None:
+            stays = f"{max(0, self._store.now_ms() - int(max_age_s * 1000))}-0"
+            entries, _ = await groups.count(self._store, key, "-", f"({stays}", length)
+        else:
+            over = max(0, length - (max_len or 0))
+            entries, last = await groups.count(self._store, key, "-", "+", over)
+            stays = _text(_after(_id(last))) if last else "0-0"
+        return Plan(key, stays, entries, length - entries, await self._needed(key, stays, entries))
+
+    async def _needed(self, key: str, stays: str, entries: int) -> dict[str, int]:
+        needed: dict[str, int] = {}
+        async with self._store.session() as client:
+            for group in await self._groups(client, key):
+                delivered = groups.text(group["last-delivered-id"])
+                unread, _ = await groups.count(self._store, key, f"({delivered}", f"({stays}", entries)
+                if wanted := unread + await self._fresh(client, key, group, stays):
+                    needed[groups.text(group["name"])] = wanted
+        return needed
+
+    async def _fresh(self, client: Client, key: str, group: Any, stays: str) -> int:
+        """How many of the entries before this one were handed out of late, and not acked."""
+        fresh, first = 0, "-"
+        while rows := await self._pending(client, key, group, first, f"({stays}"):
+            fresh += sum(row["time_since_delivered"] < PENDING_MS for row in rows)
+            first = f"({groups.text(rows[-1]['message_id'])}"
+        return fresh
+
+    async def cut(self, plan: Plan) -> int:
+        """Does it, some at a time; how many entries went. Raises: StoreUnavailable."""
+        dropped = 0
+        async with self._store.session() as client:
+            number = plan.entries
+            while number:
+                number, last = await groups.count(self._store, plan.key, "-", f"({plan.stays}", PAGE * PAGES)
+                if number:
+                    dropped += int(await client.xtrim(plan.key, minid=_text(_after(_id(last))), approximate=False))
+            if dropped:
+                await self._unburden(client, plan.key, _id(plan.stays))
+        return dropped
+
     async def _groups(self, client: Client, key: str) -> list[Any]:
         groups: list[Any] = []
         with self._store.missing_is_normal():
@@ -109,6 +173,11 @@ def _id(raw: Any) -> Id:
     text = raw.decode() if isinstance(raw, bytes) else str(raw)
     milliseconds, _, sequence = text.partition("-")
     return int(milliseconds), int(sequence or 0)
+
+
+def _after(entry_id: Id) -> Id:
+    """The lowest id behind this one."""
+    return entry_id[0], entry_id[1] + 1
 
 
 def _text(entry_id: Id) -> str:

@@ -77,6 +77,6 @@ def summary(ends: Sequence[End]) -> str:
     return f"{counted(len(ends), 'agent')}: {', '.join(f'{count} {how}' for how, count in ordered)}"
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, nouns: str = "") -> str:
     """`1 task`, `2 tasks`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {nouns or noun + 's'}"

@@ -9,7 +9,6 @@ import contextlib
 import http.client
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import groups
+from cluster.client.options import FEEDS
 from cluster.groups import Feed
 from cluster.ledger import Books, Ledger
 from cluster.nodes import Node, NodeDirectory, this_machine
@@ -25,12 +25,6 @@ from cluster.redis_client import Store
 from cluster.registry import Registry
 from cluster.settings import Settings
 
-FEEDS: Mapping[str, str] = {
-    "results": "result_stream",
-    "logs": "log_stream",
-    "status": "status_stream",
-    "stats": "task_stats_stream",
-}
 COUNTED = 1000  # of a feed's entries and of open tasks
 ASK_S = 0.5
 MOST_BYTES = 4 << 20

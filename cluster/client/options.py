@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,13 @@ RedisUrl = Annotated[
     typer.Option(metavar="URL", help="The Redis of the cluster; else that of the settings, or of --data-dir."),
 ]
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the embedded Redis keeps its data.")]
+
+FEEDS: Mapping[str, str] = {  # as they are called here, and their sections of the settings
+    "results": "result_stream",
+    "logs": "log_stream",
+    "status": "status_stream",
+    "stats": "task_stats_stream",
+}
 
 _THIS_MACHINE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 

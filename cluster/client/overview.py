@@ -140,6 +140,16 @@ def _feed_rows(said: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
         yield (*head, NONE, NONE, NONE, NONE)
 
 
+def lag_rows(said: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    """A feed by its groups, a row each."""
+    head: tuple[object, ...] = (said["feed"], said["entries"] if said["is_stream"] else "no stream")
+    for one in said["groups"]:
+        yield (*head, one["group"], one["consumers"], one["last_delivered"], lag(one), behind(one), one["pending"])
+        head = ("", "")
+    if not said["groups"]:
+        yield (*head, *[NONE] * 6)
+
+
 def lag(group: Mapping[str, Any]) -> str:
     """How many entries a group lags; with a + where there are more."""
     return f"{group['lag']}{'+' if group['lag_is_more'] else ''}"

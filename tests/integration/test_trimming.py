@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster import trimming
+from cluster.errors import FeedBlocked
 from cluster.settings import LogStream, ResultStream, StatusStream, TaskStatsStream
 from cluster.trimming import PENDING_MS, Trimmer
 from tests.integration.conftest import MakeCore
@@ -322,3 +323,70 @@ async def test_two_routers_may_trim_at_once(make_core: MakeCore) -> None:
     dropped = await asyncio.gather(one.trim(), other.trim())
     assert sum(dropped) == 480
     assert await left(core) == list(range(481, 501))
+
+
+# ---- by hand ----
+
+
+@pytest.mark.parametrize(("max_len", "gone"), [(0, 50), (20, 30), (50, 0), (99, 0)])
+async def test_a_cut_to_a_length_takes_the_oldest(make_core: MakeCore, max_len: int, gone: int) -> None:
+    core, trimmer = await trimmed(make_core, 50, 1000)
+    plan = await trimmer.planned(RESULTS, max_len=max_len)
+    assert (plan.entries, plan.left, plan.needed) == (gone, 50 - gone, {})
+    assert len(await left(core)) == 50
+    assert await trimmer.cut(plan) == gone
+    assert await left(core) == list(range(gone + 1, 51))
+
+
+async def test_a_cut_by_age_takes_what_is_older(make_core: MakeCore) -> None:
+    core, trimmer = await trimmed(make_core, 50, 1000)
+    now_ms = core.store.now_ms()
+    await core.redis.xadd(RESULTS, {"n": 51}, id=f"{now_ms - 50_000}-0")
+    plan = await trimmer.planned(RESULTS, max_age_s=60.0)
+    assert (plan.entries, plan.left) == (50, 1)
+    assert await trimmer.cut(plan) == 50
+    assert await left(core) == [51]
+
+
+async def test_a_cut_tells_what_groups_need_of_it(make_core: MakeCore) -> None:
+    core, trimmer = await trimmed(make_core, 50, 1000)
+    for group in ("ahead", "behind", "busy"):
+        await core.redis.xgroup_create(RESULTS, group, "0")
+    await read(core, "ahead", 50, acked=50)
+    await read(core, "behind", 20, acked=20)
+    await read(core, "busy", 50, acked=10)
+    assert (await trimmer.planned(RESULTS, max_len=20)).needed == {"behind": 10, "busy": 20}
+    assert (await trimmer.planned(RESULTS, max_len=40)).needed == {}
+    await unread_for(core, "busy", 11, 50, PENDING_MS + 1000)
+    assert (await trimmer.planned(RESULTS, max_len=20)).needed == {"behind": 10}
+
+
+async def test_what_comes_after_the_plan_is_not_cut(make_core: MakeCore) -> None:
+    core, trimmer = await trimmed(make_core, 50, 1000)
+    plan = await trimmer.planned(RESULTS, max_len=20)
+    await write(core, RESULTS, range(51, 101))
+    assert await trimmer.cut(plan) == 30
+    assert await left(core) == list(range(31, 101))
+
+
+async def test_a_cut_takes_what_is_gone_off_the_pending_lists(make_core: MakeCore) -> None:
+    core, trimmer = await trimmed(make_core, 50, 1000)
+    await core.redis.xgroup_create(RESULTS, "busy", "0")
+    await read(core, "busy", 50)
+    await trimmer.cut(await trimmer.planned(RESULTS, max_len=20))
+    assert await pending(core, "busy") == 20
+
+
+async def test_a_large_feed_is_cut_some_at_a_time(make_core: MakeCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trimming, "PAGE", 7)
+    monkeypatch.setattr(trimming, "PAGES", 1)
+    core, trimmer = await trimmed(make_core, 50, 1000)
+    assert await trimmer.cut(await trimmer.planned(RESULTS, max_len=5)) == 45
+    assert await left(core) == [46, 47, 48, 49, 50]
+
+
+async def test_what_is_no_stream_is_not_cut(make_core: MakeCore) -> None:
+    core, trimmer = await trimmed(make_core, 0, 10)
+    await core.redis.set(RESULTS, "somebody's")
+    with pytest.raises(FeedBlocked):
+        await trimmer.planned(RESULTS, max_len=0)
