@@ -115,7 +115,10 @@ def start(  # noqa: PLR0913, PLR0917 - an argument a flag
     settings: Settings = None,
     name: Prefix = "",
 ) -> None:
-    """Run everything on this machine: a router, nodes and, where none is configured, a Redis."""
+    """Run everything on this machine: a router and nodes.
+
+    Where no Redis is configured, it runs one too.
+    """
     own = {"cluster.nodes": nodes, "cluster.data_dir": data_dir and data_dir.absolute()}
     flags = {**_flags(host, port, redis_url, log_level, settings), **_given(own)}
     loaded = configuration.load(config, environ=os.environ, flags=flags)

@@ -7,20 +7,25 @@ from typing import Annotated, Any
 import typer
 
 from cluster.client import agents as known
+from cluster.client import completion
 from cluster.client.options import AsJson, ConfigFile, DataDir, RedisUrl, Url, cluster_of, put, put_json, say
 from cluster.client.tables import age, labels, pairs, shown, table
 from cluster.errors import ConfigError
 
 app = typer.Typer(help="Look at agents, or forget them.", rich_markup_mode=None)
 
-Reference = Annotated[str, typer.Argument(metavar="AGENT", help="Its id, its host id or its name.")]
-References = Annotated[list[str], typer.Argument(metavar="AGENT...", help="Ids, host ids or names.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="AGENT", help="Its id, its host id or its name.", autocompletion=completion.agents)
+]
+References = Annotated[
+    list[str], typer.Argument(metavar="AGENT...", help="Ids, host ids or names.", autocompletion=completion.agents)
+]
 State = Annotated[
     str,
     typer.Option("--status", metavar="STATUS", help="online or offline.", autocompletion=lambda: ("online", "offline")),
 ]
 Label = Annotated[str, typer.Option(metavar="KEY[=VALUE]", help="Those that bear this label.")]
-Node = Annotated[str, typer.Option(metavar="NODE", help="Those that this node holds.")]
+Node = Annotated[str, typer.Option(metavar="NODE", help="Those that this node holds.", autocompletion=completion.nodes)]
 Search = Annotated[str, typer.Option(metavar="TEXT", help="Those with this in their name, hostname or id.")]
 
 IsCheck = Annotated[
@@ -43,7 +48,10 @@ def status(
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show whether the cluster answers and how many agents it has; with --check, whether every task is accounted for."""
+    """Show whether the cluster answers, and its agents and nodes.
+
+    With --check: whether every task is accounted for.
+    """
     if is_check or is_deep:
         from cluster.client import commands_check  # noqa: PLC0415 - the driver takes longer to import than the rest
 
@@ -104,7 +112,10 @@ def show(reference: Reference, config: ConfigFile = None, url: Url = None, as_js
 
 @app.command()
 def forget(references: References, config: ConfigFile = None, url: Url = None, as_json: AsJson = False) -> None:
-    """Forget agents: their connections are closed, their tokens refused, their open tasks ended."""
+    """Forget agents, and refuse their tokens.
+
+    Their connections are closed, and their open tasks end.
+    """
     api = cluster_of(config, url).api()
     found = known.find(api, references)
     for agent in found:

@@ -27,8 +27,9 @@ def bench(
     tasks: Tasks = 50.0,
     logs: Logs = 1000.0,
 ) -> None:
-    """Measure what the cluster costs on this machine, beside what its parts cost alone.
+    """Measure what the cluster costs on this machine.
 
+    Beside it stands what its parts cost alone.
     Scenarios: connect, idle, results, logs, dispatch, roundtrip, batch, storm, scale; size: how large a cluster has to be; all.
     """
     import asyncio  # noqa: PLC0415 - nobody else has a use for what follows

@@ -9,7 +9,10 @@ Keep = Annotated[bool, typer.Option("--keep", help="Leave the cluster running at
 
 
 def demo(keep: Keep = False) -> int:
-    """Show what this does: a cluster, agents, tasks and two deaths, in half a minute; leaves nothing behind."""
+    """Show what this does, in half a minute.
+
+    A cluster, agents, tasks and two deaths; it leaves nothing behind.
+    """
     from cluster.lab.demo.show import show  # noqa: PLC0415 - it brings Redis's driver and the agent's WebSocket client
 
     return asyncio.run(show(keep=keep))

@@ -27,7 +27,10 @@ Live = Annotated[bool, typer.Option("--live", help="Whether it answers at all, a
 
 
 def health(config: ConfigFile = None, admin_url: AdminUrl = None, live: Live = False) -> None:
-    """Ask a process on this machine whether it takes work; exit code 0 or 1."""
+    """Ask a process on this machine whether it takes work.
+
+    Exit code 0 or 1.
+    """
     url = admin_url or cluster_of(config).admin_url
     status, said = _ask(url, "/livez" if live else "/readyz")
     if status != 200:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster import ports
+from cluster.client import completion
 from cluster.client.api import Api
 from cluster.client.nodes import DRAINING, READY, all_of, find, surplus
 from cluster.client.options import AsJson, ConfigFile, Url, cluster_of, put, put_json, say
@@ -17,8 +18,8 @@ from cluster.errors import ConfigError
 
 app = typer.Typer(help="Look at nodes, drain them, spread agents over them.", rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NODE", help="Its id.")]
-MaybeName = Annotated[str, typer.Argument(metavar="[NODE]", help="Its id.")]
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Its id.", autocompletion=completion.nodes)]
+MaybeName = Annotated[str, typer.Argument(metavar="[NODE]", help="Its id.", autocompletion=completion.nodes)]
 Rate = Annotated[float, typer.Option(metavar="N", min=0.01, max=100_000, help="Agents a second.")]
 IsSelf = Annotated[
     bool, typer.Option("--self", help="The node of this machine, by its admin port: for a hook that runs beside it.")
@@ -34,7 +35,10 @@ _SELF_S = 60.0
 
 @app.command("list")
 def list_(config: ConfigFile = None, url: Url = None, as_json: AsJson = False) -> None:
-    """List nodes, with their agents; dead ones as long as agents of theirs are nowhere else."""
+    """List nodes, with their agents.
+
+    Dead ones are listed as long as agents of theirs are nowhere else.
+    """
     found = cluster_of(config, url).api().get("api", "nodes")["nodes"]
     if as_json:
         put_json(found)
@@ -53,7 +57,10 @@ def drain(
     of_this_machine: IsSelf = False,
     admin_port: AdminPort = None,
 ) -> None:
-    """Take no new agents and let go of those that are there; the node stays up, until `undrain` or its end."""
+    """Let a node go of its agents; it takes none until `undrain`.
+
+    The node stays up. A restart ends a drain.
+    """
     if of_this_machine is bool(node):
         raise ConfigError("nodes drain: NODE, or --self")
     cluster = cluster_of(config, url)
@@ -88,7 +95,10 @@ def undrain(node: Name, config: ConfigFile = None, url: Url = None) -> None:
 
 @app.command()
 def rebalance(config: ConfigFile = None, url: Url = None, rate: Rate = 50.0, is_dry: IsDry = False) -> None:
-    """Move agents from full nodes to those that joined: their sockets are closed, and they dial again."""
+    """Move agents from full nodes to those that joined.
+
+    Their sockets are closed, and they dial again.
+    """
     api = cluster_of(config, url).api()
     over = surplus(all_of(api))
     if not over:

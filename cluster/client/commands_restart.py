@@ -18,7 +18,10 @@ _POLL_S = 0.2
 
 
 def restart(config: ConfigFile = None, url: Url = None, timeout_s: Patience = 60.0) -> None:
-    """Restart the nodes and the router of a running `start` one by one; agents dial again, and no call fails."""
+    """Restart the processes of a running `start` one by one.
+
+    Agents dial again, and no call fails.
+    """
     api = cluster_of(config, url).api()
     watch = _Watch(api, timeout_s)
     api.post("api", "self", "control", body={"action": "restart"})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster import kinds
+from cluster.client import completion
 from cluster.client.ends import counted
 from cluster.client.options import FEEDS, AsJson, Cluster, ConfigFile, DataDir, RedisUrl, cluster_of, put, put_json, say
 from cluster.client.outcome import Failed
@@ -25,8 +26,15 @@ Feed = Annotated[
 ]
 Lines = Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the past to begin with.")]
 Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with what comes.")]
-Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Entries of this task alone.")]
-AgentId = Annotated[str, typer.Option("--agent", metavar="ID", help="Entries of this agent alone; its id.")]
+Task = Annotated[
+    str, typer.Option("--task", metavar="TASK", help="Entries of this task alone.", autocompletion=completion.tasks)
+]
+AgentId = Annotated[
+    str,
+    typer.Option(
+        "--agent", metavar="ID", help="Entries of this agent alone; its id.", autocompletion=completion.agent_ids
+    ),
+]
 
 MaxLen = Annotated[int | None, typer.Option("--max-len", metavar="N", min=0, help="Leave the newest N entries.")]
 MaxAge = Annotated[str, typer.Option("--max-age", metavar="DURATION", help="Leave what is younger: 30m, 24h, 7d.")]
@@ -50,7 +58,10 @@ def tail(  # noqa: PLR0913, PLR0917 - an argument a flag
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the newest entries of a feed, and those that come, until Ctrl-C."""
+    """Show the newest entries of a feed, and those that come.
+
+    Ctrl-C ends it.
+    """
     cluster = cluster_of(config, None, redis_url, data_dir)
     _stream_of(cluster, feed)
     wanted = {name: value for name, value in (("task_id", task), ("agent_id", agent)) if value}
@@ -100,9 +111,9 @@ def trim(  # noqa: PLR0913, PLR0917 - an argument a flag
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cut the oldest entries of a feed, unless a consumer group needs them.
+    """Cut the oldest entries of a feed, if no group needs them.
 
-    A group needs what it was not handed yet, and what it was handed within 15 minutes and has not acked.
+    A consumer group needs what it was not handed yet, and what it was handed within 15 minutes and has not acked.
     """
     if (max_len is None) is not bool(max_age):
         raise ConfigError("streams trim: --max-len or --max-age")
@@ -166,25 +177,32 @@ def _stream_of(cluster: Cluster, feed: str) -> Any:
 async def _tail(
     cluster: Cluster, feed: str, lines: int, wanted: Mapping[str, str], *, follow: bool, as_json: bool
 ) -> None:
-    from cluster.client.streams import Streams  # noqa: PLC0415 - `start` has no use for Redis's driver
+    from cluster.client.names import Names  # noqa: PLC0415 - `start` has no use for Redis's driver
+    from cluster.client.streams import Streams, redis_of  # noqa: PLC0415
 
     stream = _stream_of(cluster, feed)
-    streams = await Streams.open(cluster.settings)
+    streams, names = await Streams.open(cluster.settings), Names(redis_of(cluster.settings))
     try:
         past = await streams.last(stream.key, lines)
         if not past and not follow:
             say(f"nothing in {stream.key}")
-        _put(feed, past, wanted, as_json=as_json)
+        _put(feed, past, wanted, await names.of(past), as_json=as_json)
         while follow:
-            _put(feed, await streams.read(), wanted, as_json=as_json)
+            came = await streams.read()
+            _put(feed, came, wanted, await names.of(came), as_json=as_json)
     finally:
         await streams.close()
+        await names.close()
 
 
-def _put(feed: str, entries: "list[Entry]", wanted: Mapping[str, str], *, as_json: bool) -> None:
+def _put(
+    feed: str, entries: "list[Entry]", wanted: Mapping[str, str], names: Mapping[str, str], *, as_json: bool
+) -> None:
     for entry in entries:
         if all(entry.fields.get(name) == value for name, value in wanted.items()):
-            put(as_line(feed, entry.id, entry.fields, as_json=as_json) + "\n")
+            name = names.get(entry.fields.get("agent_id", ""))
+            told = {"agent_name": name} if name and not as_json else {}
+            put(as_line(feed, entry.id, {**entry.fields, **told}, as_json=as_json) + "\n")
 
 
 def as_line(feed: str, entry_id: str, fields: Mapping[str, str], *, as_json: bool) -> str:
@@ -203,7 +221,8 @@ def _time_of(entry_id: str) -> str:
 
 def _result(fields: Mapping[str, str]) -> str:
     code = fields.get("exit_code", "0")
-    words = [fields.get("task_id", "?"), fields.get("status", "?")]
+    words = [_agent(fields)] if "agent_id" in fields else []
+    words += [fields.get("task_id", "?"), fields.get("status", "?")]
     words += [f"exit {code}"] if code != "0" else []
     words += [fields["error_msg"]] if fields.get("error_msg") else []
     return "  ".join(words)
@@ -215,14 +234,17 @@ def _log(fields: Mapping[str, str]) -> str:
 
 
 def _status(fields: Mapping[str, str]) -> str:
-    name = fields.get("agent_name") or fields.get("agent_id", "?")
-    words = (name, fields.get("status", "?"), fields.get("event", ""), fields.get("disconnect_reason", ""))
+    words = (_agent(fields), fields.get("status", "?"), fields.get("event", ""), fields.get("disconnect_reason", ""))
     return "  ".join(filter(None, words))
 
 
 def _stats(fields: Mapping[str, str]) -> str:
     counts = (f"{name} {fields.get(name, '0')}" for name in ("total", "success", "failed", "cancelled"))
-    return "  ".join((fields.get("agent_id", "?"), *counts))
+    return "  ".join((_agent(fields), *counts))
+
+
+def _agent(fields: Mapping[str, str]) -> str:
+    return fields.get("agent_name") or fields.get("agent_id", "?")
 
 
 _SHAPES: Mapping[str, Shape] = {"results": _result, "logs": _log, "status": _status, "stats": _stats}

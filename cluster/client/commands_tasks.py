@@ -11,8 +11,10 @@ from typer.core import TyperCommand
 from typing_extensions import override
 
 from cluster.client import agents as known
+from cluster.client import completion
 from cluster.client.agents import Agent
 from cluster.client.api import Api
+from cluster.client.completion import WORDS
 from cluster.client.ends import ENDS
 from cluster.client.options import AsJson, Cluster, ConfigFile, DataDir, RedisUrl, Url, cluster_of, put, put_json, say
 from cluster.client.outcome import FAILED, OK, PARTLY, Failed, NotFound
@@ -27,12 +29,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run commands on agents, and look at tasks.", rich_markup_mode=None)
 
-_WORDS = "words behind --"
 _PYTHONS = ("python", "python3")
 
-Reference = Annotated[str, typer.Argument(metavar="AGENT", help="Its id, its host id or its name.")]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
-References = Annotated[list[str] | None, typer.Argument(metavar="AGENT...", help="Ids, host ids or names.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="AGENT", help="Its id, its host id or its name.", autocompletion=completion.agents)
+]
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.", autocompletion=completion.tasks)]
+References = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="AGENT...", help="Ids, host ids or names.", autocompletion=completion.agents),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY[=VALUE]", help="All online agents with this label; given again: and this."),
@@ -53,7 +59,8 @@ class RunCommand(TyperCommand):
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         place = args.index("--") if "--" in args else len(args)
-        ctx.meta[_WORDS] = args[place + 1 :]
+        if place < len(args):
+            ctx.meta[WORDS] = args[place + 1 :]
         return super().parse_args(ctx, args[:place])
 
     @override
@@ -80,13 +87,15 @@ def run(  # noqa: PLR0913, PLR0917 - an argument a flag
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run a command on agents, show what it prints, and end with its exit code.
+    """Run a command on agents, and show what it prints.
+
+    With one agent, the exit code is the command's own.
 
     One word behind -- is a line for the shell (or the script); several are a command and its arguments.
     Ctrl-C cancels the tasks. With several agents: 0 all succeeded, 6 some did, 5 all timed out, else 1.
     """
     where = {"work_dir": work_dir, "run_as": run_as, "env": _env(env or ())}
-    spec = {**task(ctx.meta[_WORDS], script_type), **{name: value for name, value in where.items() if value}}
+    spec = {**task(ctx.meta.get(WORDS, []), script_type), **{name: value for name, value in where.items() if value}}
     if timeout:
         spec["timeout_sec"] = timeout
     cluster = cluster_of(config, url, redis_url, data_dir)

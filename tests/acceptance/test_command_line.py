@@ -271,6 +271,39 @@ def test_a_feed_is_followed_until_ctrl_c(operator: Operator) -> None:
     assert (tail.wait(LIMIT_S), operator.begun("err")) == (130, "")
 
 
+def test_a_result_is_told_with_the_name_of_its_agent(operator: Operator) -> None:
+    operator.run("tasks", "run", "web-2", "--", "exit 9")
+    last = operator.run("streams", "tail", "results", "-n", "1", "--no-follow").out
+    assert re.fullmatch(r"\S+ \S+  web-2  run-\S+  failed  exit 9  exit status 9\n", last)
+    as_it_is = operator.run("streams", "tail", "results", "-n", "1", "--no-follow", "--json").json()
+    assert "agent_name" not in as_it_is
+
+
+def test_a_shell_is_offered_agents_nodes_and_tasks(operator: Operator) -> None:
+    [posted] = operator.run("tasks", "run", "away", "--detach", "--json", "--", "true").json()
+    wanted = {
+        "agents show web": ["web-1", "web-2"],
+        "agents show 7": ["7"],
+        f"agents show {posted['agent_id'][:13]}": [posted["agent_id"]],
+        "tasks run web-1 w": ["web-2"],
+        "tasks run web-1 -- w": [],
+        "nodes drain n": ["n1", "n2"],
+        f"tasks show away {posted['task_id'][:6]}": [posted["task_id"]],
+    }
+    for typed, offered in wanted.items():
+        words = f"agent-server {typed}"
+        place = str(len(words.split()) - 1)
+
+        def wrong(words: str = words, place: str = place, offered: list[str] = offered) -> str:
+            """What a slow machine does not find out in time is not offered."""
+            ran = operator.run(_AGENT_SERVER_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place)
+            assert (ran.code, ran.err) == (0, "")
+            return "" if ran.out.split() == offered else f"{words}: {ran.out.split()}, not {offered}"
+
+        eventually_blocking(wrong, LIMIT_S)
+    operator.run("tasks", "cancel", "away", posted["task_id"])
+
+
 # ---- what goes wrong
 
 

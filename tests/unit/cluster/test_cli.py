@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,28 @@ def test_a_shell_completes_commands_flags_and_values(typed: str, offered: list[s
     place = str(len(typed.split()) - 1)
     ran = run_main(_AGENT_SERVER_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=place)
     assert (ran.returncode, ran.stdout.split(), ran.stderr) == (0, offered, "")
+
+
+def test_a_shell_is_offered_nothing_and_told_nothing_where_no_cluster_answers() -> None:
+    """Neither where nobody listens, nor where somebody accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        for port in (free_port(), mute.getsockname()[1]):
+            typed = f"agent-server tasks show --url http://127.0.0.1:{port} "
+            place = str(len(typed.split()))
+            ran = run_main(_AGENT_SERVER_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=place)
+            assert (ran.returncode, ran.stdout.split(), ran.stderr) == (0, [], "")
+
+
+@pytest.mark.parametrize("group", [(), ("agents",), ("nodes",), ("tasks",), ("streams",), ("config",)])
+def test_the_list_of_commands_says_whole_sentences_at_80_columns(
+    group: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run([*group, "--help"]) == 0
+    listed = capsys.readouterr().out.partition("\nCommands:\n")[2].splitlines()
+    assert listed
+    assert [line for line in listed if not line.endswith(".")] == []
+    assert [line for line in listed if line.endswith("...") or len(line) > 80] == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
