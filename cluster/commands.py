@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster import cli, programs
+from cluster import cli, commands_export, programs
 from cluster import config as configuration
 from cluster.client import (
     commands_agent,
@@ -174,6 +174,7 @@ app.add_typer(commands_agents.app, name="agents")
 app.add_typer(commands_nodes.app, name="nodes")
 app.add_typer(commands_tasks.app, name="tasks")
 app.add_typer(commands_streams.app, name="streams")
+app.add_typer(commands_export.app, name="export")
 app.command()(commands_bench.bench)
 
 

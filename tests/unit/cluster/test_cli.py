@@ -246,7 +246,7 @@ def test_a_shell_is_offered_nothing_and_told_nothing_where_no_cluster_answers() 
             assert (ran.returncode, ran.stdout.split(), ran.stderr) == (0, [], "")
 
 
-@pytest.mark.parametrize("group", [(), ("agents",), ("nodes",), ("tasks",), ("streams",), ("config",)])
+@pytest.mark.parametrize("group", [(), ("agents",), ("nodes",), ("tasks",), ("streams",), ("config",), ("export",)])
 def test_the_list_of_commands_says_whole_sentences_at_80_columns(
     group: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

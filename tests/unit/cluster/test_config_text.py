@@ -1,5 +1,6 @@
 """Settings as text: what is written reads as the same settings, and holds no secret."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -95,9 +96,19 @@ def test_the_explanation_is_the_example_and_is_accepted() -> None:
     )  # fmt: skip
 
 
-def test_a_wheel_brings_the_explanation(tmp_path: Path) -> None:
+def test_a_wheel_brings_the_explanation_and_what_is_exported_but_nobody_s_secrets(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("cluster", "node", "router", "configs", "deploy"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    (source / "deploy" / "kubernetes" / "overlays" / "ha" / "secrets.env").write_text(SECRET)
     argv = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(argv, cwd=source, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
+        names = set(packed.namelist())
         assert packed.read("cluster/config.yaml.example").decode() == config_text.explained()
+    assert {"cluster/cli.py", "cluster/scripts/claim.lua", "cluster/py.typed", "node/app.py", "router/app.py"} <= names
+    assert {"cluster/deploy/systemd/agent-server.service", "cluster/deploy/kubernetes/base/node.yaml"} <= names
+    assert not [name for name in names if name.endswith("secrets.env") or name.startswith(("deploy/", "configs/"))]
