@@ -55,11 +55,11 @@ def nodes(ctx: typer.Context, incomplete: str) -> Offers:
 
 def tasks(ctx: typer.Context, incomplete: str) -> Offers:
     """Tasks of the agent that stands before; without one, of all agents: those that ended last, and open ones."""
+    from cluster.client.recent import recent_tasks  # noqa: PLC0415 - others have no use for Redis's driver, nor time for it
+
     reference = ctx.params.get("agent")
 
     def found(cluster: Cluster) -> Offers:
-        from cluster.client.recent import recent_tasks  # noqa: PLC0415 - other completions have no use for Redis's driver
-
         agent_id = known.find(_api(cluster), [reference])[0].id if reference else ""
         return recent_tasks(cluster.settings, agent_id, TASKS)
 
