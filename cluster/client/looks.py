@@ -29,9 +29,7 @@ COUNTED = 1000  # of a feed's entries and of open tasks
 ASK_S = 0.5
 MOST_BYTES = 4 << 20
 
-_MESSAGES = frozenset(
-    ("log", "log_late", "result_end", "result_progress", "result_not_written", "sign_of_life", "heartbeat", "task_sent")
-) | {"ignored", "malformed", "without_message_id", "without_content"}
+_MESSAGES = frozenset(("agent_server_messages_received_total", "agent_server_messages_sent_total"))
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
@@ -166,7 +164,7 @@ def _messages(said: str) -> float | None:
             sample.value
             for family in text_string_to_metric_families(said)
             for sample in family.samples
-            if sample.name == "agent_server_node_events_total" and sample.labels.get("type") in _MESSAGES
+            if sample.name in _MESSAGES
         ]
         return sum(found) if found else None
     return None

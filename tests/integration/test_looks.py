@@ -58,12 +58,15 @@ async def served(says: bytes) -> asyncio.Server:
     ("says", "is_here", "messages"),
     [
         (
-            b'agent_server_node_events_total{type="log"} 3.0\nagent_server_node_events_total{type="flood"} 9.0\n',
+            (
+                b'agent_server_messages_received_total{type="log"} 3.0\n'
+                b'agent_server_messages_sent_total{type="ack"} 2.0\nagent_server_flood_pauses_total 9.0\n'
+            ),
             True,
-            3.0,
+            5.0,
         ),
         (
-            b'agent_server_node_events_total{type="log"} 3.0\n',
+            b'agent_server_messages_received_total{type="log"} 3.0\n',
             False,
             None,
         ),  # the loopback of another machine is not ours
