@@ -22,17 +22,12 @@ from tests.support.redis_server import RedisServer, Version
 from tests.support.required_redis import require_redis
 from tests.support.said import Say, sayer, tell
 
+pytest_plugins = ["tests.faults.findings"]
 MARKERS = {"contract": "redis", "integration": "redis", "acceptance": "e2e", "faults": "fault", "bench": "bench"}
 
 if not os.environ.get("CI"):  # in CI, Hypothesis chooses a profile of its own: the same examples each time, no deadline
     hypothesis.settings.register_profile("laptop", deadline=None)
     hypothesis.settings.load_profile("laptop")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="faults, machines, fuzz: the long form")
-    parser.addoption("--report", metavar="FILE", help="faults: write what was found as a table in Markdown")
-    parser.addoption("--soak-hours", type=float, default=0.05, metavar="H", help="faults: how long the soak test takes")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

@@ -4,10 +4,10 @@ Owns the numbers and their line; `report.py` puts them into a table. The counts 
 """
 
 from collections import Counter
-from typing import Any
 
 import msgspec
 
+from tests.faults.measures import Measure, lines
 from tests.support.checker import Verdict
 from tests.support.said import Say
 
@@ -15,32 +15,22 @@ _LOST = {"lost", "acked and not written", "group missed"}
 _DOUBLED = {"ended twice", "doubled", "ran again", "after its end"}
 
 
-class Measure(msgspec.Struct, frozen=True):
-    """One figure, and what is asked of it."""
-
-    what: str
-    found: str
-    asked: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.found}" + (f" (asked: {self.asked})" if self.asked else "")
-
-
-class Finding(msgspec.Struct):
-    """A row of the table. `number` is the fault's, F1 to F26, or another name; `strikes` how often the fault was done;
+class Row(msgspec.Struct, kw_only=True):
+    """What the table says of one test. `number` is the fault's, F1 to F26, or another name; `strikes` how often the fault was done;
     `kills`: and a process of the cluster, or its Redis, ended by `kill -9` with it.
     """
 
-    say: Say
     test: str
     number: str = ""
     fault: str = ""
     load: str = ""
     redis: str = ""
     seed: str = ""
+    commit: str = ""
     tasks: int = 0
     strikes: int = 0
     kills: int = 0
+    inputs: int = 0
     lost: int = 0
     doubled: int = 0
     otherwise_wrong: int = 0
@@ -50,6 +40,17 @@ class Finding(msgspec.Struct):
     took_s: float = 0.0
     is_judged: bool = False
     calm_s: float = 0.0  # the longest that it took until all had ended once the load was over
+
+    def figures(self) -> list[str]:
+        """What was measured beside what is asked."""
+        calm = [f"all ended and acked {self.calm_s:.1f} s after the load"] if self.is_judged and self.calm_s else []
+        return [*lines(self.measures), *calm]
+
+
+class Finding(Row, kw_only=True):
+    """A row while its test fills it in."""
+
+    say: Say
 
     def about(self, number: str, fault: str, load: str = "") -> None:
         """Which fault this is, and under which load."""
@@ -64,10 +65,17 @@ class Finding(msgspec.Struct):
         self.strikes += processes
         self.kills += processes
 
-    def measured(self, what: str, found: Any, asked: str = "") -> None:
-        """A figure of this test: a number is taken to be seconds."""
-        text = f"{found:.2f} s" if isinstance(found, float) else str(found)
-        self.measures.append(Measure(what, text, asked))
+    def tried(self, inputs: int) -> None:
+        """So many inputs more were given, each of them wrong in some way."""
+        self.inputs += inputs
+
+    def measured(self, what: str, found: float | str, asked: str = "", *, unit: str = "s") -> None:
+        """A figure of this test; the same again is put together with it."""
+        self.measures.append(Measure(what, found, asked, unit if isinstance(found, float) else ""))
+
+    def counted(self, what: str, count: int, of: int, asked: str = "") -> None:
+        """Of so many, so many were so."""
+        self.measures.append(Measure(what, float(count), asked, of=of))
 
     def calmed(self, took_s: float) -> None:
         """All has ended, and is acked, so long after the load."""
@@ -85,13 +93,12 @@ class Finding(msgspec.Struct):
         self.falsely_offline += falsely_offline
         self.is_judged = True
 
+    def row(self) -> Row:
+        """What stays of it."""
+        return msgspec.convert(self, Row, from_attributes=True)
+
     def __str__(self) -> str:
-        counts = f"n = {self.tasks} tasks, {self.strikes} strikes, {self.kills} kills"
+        counts = f"n = {self.tasks} tasks, {self.strikes} strikes, {self.kills} kills, {self.inputs} inputs"
         zeros = f"{self.lost} lost, {self.doubled} doubled, {self.otherwise_wrong} otherwise wrong, {self.falsely_offline} falsely offline"
         looked = [counts, zeros if self.is_judged else "no history"]
         return " | ".join([f"{self.number} {self.fault}", self.load or "-", *looked, *self.figures(), self.outcome])
-
-    def figures(self) -> list[str]:
-        """What was measured beside what is asked."""
-        calm = [f"all ended and acked {self.calm_s:.1f} s after the load"] if self.is_judged and self.calm_s else []
-        return [*map(str, self.measures), *calm]

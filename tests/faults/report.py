@@ -5,10 +5,11 @@ Owns the page's form, and the list of faults that other folders' tests hold.
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from tests.faults.finding import Finding
+from tests.faults.finding import Row
 
 HELD_ELSEWHERE = (
     ("F21", "agent process dies on a task: `failed`, once, no second run; `redeliver`: up to `max_attempts`",
@@ -24,14 +25,13 @@ HELD_ELSEWHERE = (
     ("F26", "the warning names both hosts",
      "contract/test_handshake.py: `test_a_fourth_takeover_in_30_s_is_held_off_with_one_warning_that_names_both_hosts`"),
 )  # fmt: skip
-_HEAD = ("#", "fault", "load", "Redis", "tasks", "strikes", "kills", "lost", "doubled", "otherwise wrong", "falsely offline",
-         "measured (asked)", "took", "outcome")  # fmt: skip
+_HEAD = ("#", "fault", "load", "Redis", "n: tasks", "strikes", "kills", "inputs", "lost", "doubled", "otherwise wrong", "falsely offline",
+         "measured (asked)", "took", "seed", "outcome")  # fmt: skip
 
 
-def page(findings: Iterable[Finding], *, is_long: bool, command: str) -> str:
+def page(found: Iterable[Row], *, is_long: bool, command: str) -> str:
     """The whole file."""
-    rows = sorted((finding for finding in findings if finding.number), key=_place)
-    tasks, kills = sum(row.tasks for row in rows), sum(row.kills for row in rows)
+    rows = sorted((row for row in found if row.number), key=_place)
     form = "long" if is_long else "short"
     return "\n".join(
         [
@@ -39,16 +39,17 @@ def page(findings: Iterable[Finding], *, is_long: bool, command: str) -> str:
             "",
             (
                 f"Written by `{command}`, the {form} form, on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} CPUs,"
-                f" Python {platform.python_version()}, {platform.system()} {platform.release()}."
+                f" Python {platform.python_version()}, {platform.system()} {platform.release()}; commit {_commits(rows)}. Runs add up: a row"
+                " is its test's last."
             ),
-            (
-                f"In all: **{tasks:,} tasks, {kills:,} kills**, {sum(row.lost for row in rows)} lost,"
-                f" {sum(row.doubled for row in rows)} doubled, {sum(row.falsely_offline for row in rows)} falsely offline."
-            ),
+            "",
+            *_sums(rows),
             "",
             (
                 "Lost: accepted and without an end, or acked and not in its feed. Doubled: two ends, two entries, two runs. Falsely offline:"
-                " declared offline while connected. Strikes: how often the fault was done; kills: processes ended by `kill -9`."
+                " declared offline while connected. Strikes: how often the fault was done; kills: processes ended by `kill -9`. Inputs: what"
+                " was sent or given to a decoder, wrong in some way. n and the median stand beside the worst where something was measured again"
+                " and again. Where the fault does not concern Redis, one version stands for both."
             ),
             "",
             *_table(_HEAD, [_cells(row) for row in rows]),
@@ -61,18 +62,57 @@ def page(findings: Iterable[Finding], *, is_long: bool, command: str) -> str:
     )
 
 
-def _place(row: Finding) -> tuple[bool, int, str, str]:
+def _sums(rows: Sequence[Row]) -> list[str]:
+    """A table of what there was in all, for each version of Redis."""
+    versions = sorted({row.redis for row in rows if row.redis})
+    groups = [
+        *((f"Redis {version}", [row for row in rows if row.redis == version]) for version in versions),
+        ("without Redis", [row for row in rows if not row.redis]),
+        ("**in all**", rows),
+    ]
+    head = ("", "tests", "not passed", "tasks", "strikes", "kills", "inputs", "lost", "doubled", "otherwise wrong",
+            "falsely offline", "took")  # fmt: skip
+    return _table(head, [_sum(name, group) for name, group in groups if group])
+
+
+def _sum(name: str, rows: Sequence[Row]) -> Sequence[str]:
+    counts = (
+        len(rows), sum(row.outcome != "passed" for row in rows), sum(row.tasks for row in rows), sum(row.strikes for row in rows),
+        sum(row.kills for row in rows), sum(row.inputs for row in rows), sum(row.lost for row in rows),
+        sum(row.doubled for row in rows), sum(row.otherwise_wrong for row in rows), sum(row.falsely_offline for row in rows),
+    )  # fmt: skip
+    return (name, *(f"{count:,}" for count in counts), f"{sum(row.took_s for row in rows) / 60:.1f} min")
+
+
+def _commits(rows: Sequence[Row]) -> str:
+    """Which one, or which ones and how many rows of each."""
+    counts = Counter(row.commit or "unknown" for row in rows)
+    return ", ".join(commit if len(counts) == 1 else f"{commit} ({count} rows)" for commit, count in counts.items())
+
+
+def _place(row: Row) -> tuple[bool, int, str, str, str]:
     number = row.number.removeprefix("F")
-    return (not number.isdigit(), int(number) if number.isdigit() else 0, row.number, row.redis)
+    return (not number.isdigit(), int(number) if number.isdigit() else 0, row.number, row.fault, row.redis)
 
 
-def _cells(row: Finding) -> Sequence[str]:
+def _cells(row: Row) -> Sequence[str]:
     zeros = [
         str(n) if row.is_judged else "-" for n in (row.lost, row.doubled, row.otherwise_wrong, row.falsely_offline)
     ]
+    counts = (f"{n:,}" for n in (row.tasks, row.strikes, row.kills, row.inputs))
     measures = "<br>".join(row.figures())
-    return (row.number, row.fault, row.load, row.redis, f"{row.tasks:,}", f"{row.strikes:,}", f"{row.kills:,}", *zeros, measures,
-            f"{row.took_s:.0f} s", row.outcome)  # fmt: skip
+    return (
+        row.number,
+        row.fault,
+        row.load,
+        row.redis,
+        *counts,
+        *zeros,
+        measures,
+        f"{row.took_s:.0f} s",
+        row.seed,
+        row.outcome,
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -17,7 +17,7 @@ TIMES = 3
 async def test_what_is_sent_three_times_more_and_in_any_order_is_written_once(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    agents, rounds = (100, 10) if is_long else (20, 3)
+    agents, rounds = (100, 5) if is_long else (20, 3)
     finding.about("F19", f"agents resend everything {TIMES} times, reordered", f"{agents} agents, 150 tasks/s")
     options = Options(keeps_sent=True, doubles_results=True)
     async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance), options=options) as scene:
@@ -33,7 +33,7 @@ async def test_what_is_sent_three_times_more_and_in_any_order_is_written_once(
             await scene.fleet.connected()
             frames += sum(_repeat(agent, chance) for agent in scene.fleet.agents)
             finding.struck(2)
-        finding.measured("frames sent again", frames)
+        finding.measured("frames sent again", f"{frames:,}")
         await scene.judge(finding)
 
 
@@ -41,7 +41,7 @@ async def test_an_outbox_replayed_under_new_ids_ends_no_task_again(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
     """Each process that reads the file sends it all under ids of its own; the acks before did not empty it."""
-    agents, restarts = (100, 10) if is_long else (20, 3)
+    agents, restarts = (100, 5) if is_long else (20, 3)
     finding.about(
         "F25", "each result under two ids, and the outbox under new ids by every new process", f"{agents} agents"
     )
@@ -64,7 +64,7 @@ async def test_an_outbox_replayed_under_new_ids_ends_no_task_again(
                 agent.restart_process()
             await _calm(scene)
             finding.struck(agents)
-        finding.measured("messages kept in outboxes, and sent again by each process", kept)
+        finding.measured("messages kept in outboxes, and sent again by each process", f"{kept:,}")
         await scene.judge(finding)
 
 

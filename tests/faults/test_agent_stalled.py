@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from tests.faults.finding import Finding
 from tests.faults.load import Load, Mixture
 from tests.faults.scene import SOON_BACK, Scene
@@ -35,10 +37,11 @@ FLOOD = 20  # batches of 100
 TASK_CHARS = 4_000
 
 
+@pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)  # how Redis does its work has no part in it
 async def test_an_agent_that_stands_still_costs_others_nothing_and_is_offline_in_time(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    agents, rounds, per_s = (200, 5, 60.0) if is_long else (40, 1, 40.0)
+    agents, rounds, per_s = (200, 2, 60.0) if is_long else (40, 1, 40.0)
     megabytes = FLOOD * 100 * TASK_CHARS / 1e6
     finding.about(
         "F13", f"agent `SIGSTOP`, {megabytes:g} MB of tasks for it", f"{agents} agents, {per_s:g} tasks/s, 1 node"
@@ -95,11 +98,13 @@ async def _stall(
     offline_s = _offline_at_s(scene, agent) - flooded_s
     victim.thaw()
     await victim.connected()
-    finding.measured("memory of the node, reading and stalled", f"+{alive_mib - before_mib:.1f}, +{stalled_mib - base_mib:.1f} MiB",
-                     f"<= {MEMORY_MIB} MiB")  # fmt: skip
+    finding.measured("the node grew by, while the agent reads", alive_mib - before_mib, unit="MiB")
+    finding.measured(
+        "the node grew by, while it stands still", stalled_mib - base_mib, f"<= {MEMORY_MIB} MiB", unit="MiB"
+    )
     finding.measured("offline after the flood", offline_s, f"<= {CUT_S + OFFLINE_S:g} s")
-    finding.measured("others' p99 from POST to delivery, reading and stalled", f"{alive_s * 1e3:.0f}, {stalled_s * 1e3:.0f} ms",
-                     "at most 10 % worse")  # fmt: skip
+    finding.measured("others' p99 from POST to delivery, while it reads", alive_s * 1e3, unit="ms")
+    finding.measured("the same, while it stands still", stalled_s * 1e3, "at most 10 % worse", unit="ms")
     assert offline_s <= CUT_S + OFFLINE_S
     return stalled_mib - base_mib, stalled_s - limit[0] * alive_s - limit[1]
 

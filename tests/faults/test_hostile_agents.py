@@ -226,7 +226,7 @@ async def test_an_attack_harms_nobody_else_and_leaves_nothing_behind(
 ) -> None:
     attack = ATTACKS[name]
     async with besieged.unharmed(attack.growth_mib) as witness, AsyncExitStack() as stack:
-        what = await attack.run(besieged, stack, 30.0 if is_long else 2.0)
+        what = await attack.run(besieged, stack, 12.0 if is_long else 2.0)
     say(
         f"{what}; grown by {besieged.grown_mib} MiB; {witness.rounds} rounds beside it, the slowest {witness.slowest_s:.2f} s"
     )

@@ -24,7 +24,7 @@ FEED = "agent_results"
 async def test_it_adds_up_at_any_moment_while_nodes_die(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    agents, kills = (200, 8) if is_long else (60, 2)
+    agents, kills = (200, 6) if is_long else (60, 2)
     finding.about("ledger", "node `kill -9`, the ledger checked five times a second", f"{agents} agents, 50 tasks/s")
     store = Store(settings.Redis(enabled=True, url=faithful_redis.url))
     ledger = Ledger(store, FEED)

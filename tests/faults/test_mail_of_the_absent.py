@@ -21,7 +21,7 @@ NODE_MIB = 64.0  # that a node may grow by, whatever waits
 async def test_what_waits_for_absent_agents_is_delivered_in_order_and_nodes_stay_small(
     faithful_redis: RedisServer, tmp_path: Path, finding: Finding, is_long: bool
 ) -> None:
-    agents, each = (100, 1_000) if is_long else (20, 200)
+    agents, each = (100, 500) if is_long else (20, 200)
     finding.about("F20", f"{each} tasks for each of {agents} agents that are offline", "then all of them connect")
     async with Scene(tmp_path, faithful_redis, agents=agents, run=quick(0, 0.0)) as scene:
         for agent in scene.fleet.agents:

@@ -26,8 +26,8 @@ CONFIG = {"agent": {"heartbeat_timeout": TIMEOUT_S}, "status_stream": {"interval
 async def test_agents_that_lose_their_network_are_offline_in_time_and_the_others_are_not(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    rounds = 10 if is_long else 1
-    agents, per_s = (200, 50.0) if is_long else (40, 30.0)
+    rounds = 4 if is_long else 1
+    agents, per_s = (200, 80.0) if is_long else (40, 30.0)
     finding.about(
         "F14", "a quarter of the agents behind a black hole, no expiry events", f"{agents} agents, {per_s:g} tasks/s"
     )

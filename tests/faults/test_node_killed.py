@@ -28,7 +28,7 @@ AGENT_WAITS_S = Timings().backoff_s[0]
 async def test_a_killed_node_loses_nothing_and_its_agents_are_owned_again(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    agents, kills, per_s = (200, 10, 120.0) if is_long else (60, 1, 50.0)
+    agents, kills, per_s = (200, 5, 150.0) if is_long else (60, 1, 50.0)
     finding.about("F1", "node `kill -9`", f"{agents} agents, {per_s:g} tasks/s, 2 nodes")
     async with Scene(tmp_path, faithful_redis, agents=agents, run=varied(chance), timings=Timings()) as scene:
         load = Load(
@@ -45,7 +45,8 @@ async def test_a_killed_node_loses_nothing_and_its_agents_are_owned_again(
                 await asyncio.sleep(1.0)
                 owned_s.append(await _kill_and_recover(scene, finding, [f"n{number % 2 + 1}"], 0.99))
         elsewhere_s = _gap_s(scene, 0.99) - AGENT_WAITS_S
-        finding.measured("99 % owned again", max(owned_s), f"<= {OWNED_AGAIN_S:g} s")
+        for took_s in owned_s:
+            finding.measured("99 % owned again", took_s, f"<= {OWNED_AGAIN_S:g} s")
         finding.measured("routed elsewhere, beyond the agent's 5 s, p99", elsewhere_s, f"<= {ELSEWHERE_S:g} s")
         assert max(owned_s) <= OWNED_AGAIN_S
         assert elsewhere_s <= ELSEWHERE_S
@@ -55,7 +56,7 @@ async def test_a_killed_node_loses_nothing_and_its_agents_are_owned_again(
 async def test_two_of_three_nodes_killed_at_once_lose_nothing_and_all_agents_are_back(
     faithful_redis: RedisServer, tmp_path: Path, chance: random.Random, finding: Finding, is_long: bool
 ) -> None:
-    agents, rounds, per_s = (200, 6, 120.0) if is_long else (60, 1, 50.0)
+    agents, rounds, per_s = (200, 3, 150.0) if is_long else (60, 1, 50.0)
     finding.about("F2", "two of three nodes `kill -9` at once", f"{agents} agents, {per_s:g} tasks/s, 3 nodes")
     async with Scene(tmp_path, faithful_redis, agents=agents, nodes=3, run=varied(chance), timings=Timings()) as scene:
         load = Load(scene.control_plane, hosts=agents, count=int(rounds * 9 * per_s), per_s=per_s, chance=chance)
@@ -65,7 +66,8 @@ async def test_two_of_three_nodes_killed_at_once_lose_nothing_and_all_agents_are
             for _ in range(rounds):
                 await asyncio.sleep(1.0)
                 back_s.append(await _kill_and_recover(scene, finding, chance.sample(("n1", "n2", "n3"), 2), 1.0))
-        finding.measured("all agents back", max(back_s), f"<= {ALL_BACK_S:g} s")
+        for took_s in back_s:
+            finding.measured("all agents back", took_s, f"<= {ALL_BACK_S:g} s")
         assert max(back_s) <= ALL_BACK_S
         await scene.judge(finding)
 
@@ -106,7 +108,7 @@ def _gap_s(scene: Scene, share: float) -> float:
 async def test_a_cancel_that_a_dying_node_did_not_deliver_is_delivered_by_the_next(
     faithful_redis: RedisServer, tmp_path: Path, finding: Finding, is_long: bool
 ) -> None:
-    agents, rounds = (60, 5) if is_long else (20, 1)
+    agents, rounds = (60, 3) if is_long else (20, 1)
     finding.about(
         "F24", "cancel accepted, its node `kill -9` before it delivers it", f"{agents} agents, a running task each"
     )
@@ -137,7 +139,7 @@ async def _cancel_at_a_dead_node(scene: Scene, finding: Finding) -> None:
     ]
     finding.killed()
     await eventually(lambda: sum(len(agent.process.tasks.running) for agent in at_n1), 30.0)
-    finding.measured(f"{len(tasks)} cancels delivered after the agents' return", time.monotonic() - killed_s)
+    finding.measured("the last cancel delivered after the kill", time.monotonic() - killed_s)
 
 
 async def _node_of(scene: Scene, agent: SimulatedAgent) -> str:

@@ -50,7 +50,7 @@ async def test_soak_breaks_no_promise_and_nothing_grows(
             rounds += 1
             weights_mib.append(scene.cluster.nodes_mib())
             finding.say(f"round {rounds}: nodes weigh {weights_mib[-1]:.0f} MiB")
-        finding.measured("rounds", rounds)
+        finding.measured("rounds", str(rounds))
         finding.measured(
             "nodes weigh after the first and the last round", f"{weights_mib[0]:.0f}, {weights_mib[-1]:.0f} MiB"
         )

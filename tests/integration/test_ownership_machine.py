@@ -5,6 +5,7 @@ newest, and what an older one asks for changes nothing. Beside the machine, race
 """
 
 import asyncio
+import os
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -32,6 +33,7 @@ from cluster.registry import (
     Release,
     Renewal,
 )
+from tests.faults.finding import Finding
 from tests.integration.core import Core
 from tests.support.machines import Machines
 from tests.support.redis_server import RedisServer
@@ -280,6 +282,11 @@ class Race:
         self.chance = chance
         self.owner: Owner | None = None
         self.refused = 0
+        self.won_by_second = 0
+
+    async def run_all(self, rounds: int) -> None:
+        for _ in range(rounds):
+            await self.run()
 
     async def run(self) -> None:
         before = self.owner
@@ -292,6 +299,7 @@ class Race:
         assert last.previous == first.owner, "the newest takes it from the other"
         assert first.previous in (before, None)
         await self._judge(first.owner, last.owner)
+        self.won_by_second += last is other
         self.owner = last.owner
 
     async def _claim(self, number: int) -> Claim:
@@ -340,9 +348,24 @@ async def nodes(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[l
 
 
 async def test_of_two_nodes_that_race_for_an_agent_the_newest_owns_it(
-    nodes: list[Core], is_long: bool, say: Say
+    nodes: list[Core], is_long: bool, finding: Finding, say: Say
 ) -> None:
-    race = Race(nodes, await nodes[0].agent(), random.Random(1))
-    for _ in range(10_000 if is_long else 150):
-        await race.run()
-    say(f"{race.refused} races")
+    """Agents side by side, so that the races of one come between those of others."""
+    agents, rounds = (20, 500) if is_long else (3, 50)
+    seed = int(os.environ.get("FAULT_SEED") or (random.getrandbits(32) if is_long else 1))
+    say(f"FAULT_SEED={seed}")
+    finding.about(
+        "F17", "two nodes claim one agent at once, while the session before goes on", f"{agents} agents at once"
+    )
+    finding.seed = str(seed)
+    races = [Race(nodes, await nodes[0].agent(f"t-{number}"), random.Random(seed + number)) for number in range(agents)]
+    async with asyncio.TaskGroup() as group:
+        for race in races:
+            group.create_task(race.run_all(rounds))
+    refused = sum(race.refused for race in races)
+    finding.struck(agents * rounds)
+    finding.counted(
+        "races won by the newest claim, and all that the loser asked for refused", refused, agents * rounds, "all"
+    )
+    finding.counted("of these by the second node", sum(race.won_by_second for race in races), refused)
+    assert refused == agents * rounds
