@@ -18,6 +18,7 @@ import pytest_asyncio
 from tests.contract.gateway import Agent
 from tests.contract.raw import Raw, handshake, opened, request, upgraded
 from tests.faults.besieged import Besieged
+from tests.faults.finding import Finding
 from tests.support.mutation import Mutator, pieces
 from tests.support.said import Say
 from tests.unit.node.frame_text import text
@@ -45,10 +46,20 @@ async def besieged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Be
 
 
 @pytest.fixture
-def chance(is_long: bool, say: Say) -> random.Random:
+def chance(is_long: bool, say: Say, finding: Finding) -> random.Random:
     seed = int(os.environ.get("FUZZ_SEED") or (random.getrandbits(32) if is_long else 1))
     say(f"FUZZ_SEED={seed}")
+    finding.seed = str(seed)
     return random.Random(seed)
+
+
+def _tell(finding: Finding, what: str, count: int, besieged: Besieged, growth_mib: int) -> None:
+    """What `unharmed` has asked for is so."""
+    finding.about("fuzz", f"{what}: valid ones changed, and noise", "over sockets, an agent at work beside it")
+    finding.tried(count)
+    for name, grown_mib in besieged.grown_mib.items():
+        finding.measured(f"{name} grew by", float(grown_mib), f"<= {growth_mib} MiB", unit="MiB")
+    finding.measured("descriptors left, processes ended, mistakes told", "none", "none")
 
 
 async def tried(count: int, one: Try) -> None:
@@ -85,7 +96,7 @@ def requests(agent_id: str) -> list[bytes]:
 
 
 async def test_whatever_request_comes_is_answered_or_hung_up_on(
-    besieged: Besieged, chance: random.Random, is_long: bool, say: Say
+    besieged: Besieged, chance: random.Random, is_long: bool, finding: Finding
 ) -> None:
     agent = await besieged.gateway.register()
     mutator = Mutator(chance, requests(agent.id))
@@ -99,10 +110,13 @@ async def test_whatever_request_comes_is_answered_or_hung_up_on(
         assert not answer.startswith(b"HTTP/1.1 500"), (data, answer)
         statuses[answer[9:12]] = statuses.get(answer[9:12], 0) + 1
 
-    count = 30_000 if is_long else 1_000
+    count = 40_000 if is_long else 1_000
     async with besieged.unharmed(64):
         await tried(count, ask)
-    say(f"{count} requests and handshakes: {dict(sorted(statuses.items()))}; grown by {besieged.grown_mib} MiB")
+    _tell(finding, "requests and handshakes", count, besieged, 64)
+    finding.measured(
+        "answers", ", ".join(f"{n:,} x {(status or b'hung up').decode()}" for status, n in sorted(statuses.items()))
+    )
 
 
 async def answered(raw: Raw, parts: list[bytes]) -> bytes:
@@ -164,14 +178,15 @@ class Peer:
 
 
 async def test_whatever_an_agent_sends_is_taken_or_hung_up_on(
-    besieged: Besieged, chance: random.Random, is_long: bool, say: Say
+    besieged: Besieged, chance: random.Random, is_long: bool, finding: Finding
 ) -> None:
     peers = [Peer(besieged, await besieged.gateway.register(), chance) for _ in range(AT_ONCE)]
     count = 100_000 if is_long else 2_400
     async with besieged.unharmed(96), asyncio.TaskGroup() as group:
         for peer in peers:
             group.create_task(peer.say(count // AT_ONCE))
-    say(f"{count} inputs on {sum(p.connects for p in peers)} connections; grown by {besieged.grown_mib} MiB")
+    _tell(finding, "frames and messages of agents", count, besieged, 96)
+    finding.measured("connections", f"{sum(p.connects for p in peers):,}")
 
 
 # ---- hand-overs
@@ -198,7 +213,7 @@ def descriptors(chance: random.Random) -> list[int]:
 
 
 async def test_whatever_is_handed_over_is_taken_or_dropped(
-    besieged: Besieged, chance: random.Random, is_long: bool, say: Say
+    besieged: Besieged, chance: random.Random, is_long: bool, finding: Finding
 ) -> None:
     (path,) = [
         await besieged.gateway.redis.hget(key, "handover") for key in await besieged.gateway.redis.keys("*node:{*")
@@ -228,4 +243,4 @@ async def test_whatever_is_handed_over_is_taken_or_dropped(
                 for _ in range(20):
                     await hand_over(channel)
             await asyncio.sleep(0)
-    say(f"{count} hand-overs; grown by {besieged.grown_mib} MiB")
+    _tell(finding, "hand-overs of connections", count, besieged, 64)

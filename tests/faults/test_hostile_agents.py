@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from tests.contract.gateway import Agent, log, new_task_id, new_token
 from tests.contract.raw import CONTINUATION, FIN, PING, TEXT, Raw, handshake, opened, text_frame, upgraded
-from tests.faults.besieged import Besieged
-from tests.support.said import Say
+from tests.faults.besieged import PATIENCE_S, Besieged
+from tests.faults.finding import Finding
 from tests.support.websocket_client import masked_frame
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -222,11 +222,15 @@ ATTACKS: Mapping[str, Attack] = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_an_attack_harms_nobody_else_and_leaves_nothing_behind(
-    besieged: Besieged, name: str, is_long: bool, say: Say
+    besieged: Besieged, name: str, is_long: bool, finding: Finding
 ) -> None:
-    attack = ATTACKS[name]
+    seconds, attack = 12.0 if is_long else 2.0, ATTACKS[name]
+    finding.about("hostile", name, f"{seconds:g} s, an agent at work beside it")
     async with besieged.unharmed(attack.growth_mib) as witness, AsyncExitStack() as stack:
-        what = await attack.run(besieged, stack, 12.0 if is_long else 2.0)
-    say(
-        f"{what}; grown by {besieged.grown_mib} MiB; {witness.rounds} rounds beside it, the slowest {witness.slowest_s:.2f} s"
-    )
+        what = await attack.run(besieged, stack, seconds)
+    finding.struck()
+    finding.measured("done", what)
+    for process, grown_mib in besieged.grown_mib.items():
+        finding.measured(f"{process} grew by", float(grown_mib), f"<= {attack.growth_mib} MiB", unit="MiB")
+    finding.measured("the slowest task of the agent beside it", witness.slowest_s, f"<= {PATIENCE_S:g} s")
+    finding.counted("its tasks that ended", witness.rounds, witness.rounds, "all")
