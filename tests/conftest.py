@@ -22,7 +22,7 @@ from tests.support.redis_server import RedisServer, Version
 from tests.support.required_redis import require_redis
 from tests.support.said import Say, sayer, tell
 
-pytest_plugins = ["tests.faults.findings"]
+pytest_plugins = ["tests.faults.findings", "tests.support.side_by_side"]
 MARKERS = {"contract": "redis", "integration": "redis", "acceptance": "e2e", "faults": "fault", "bench": "bench"}
 
 if not os.environ.get("CI"):  # in CI, Hypothesis chooses a profile of its own: the same examples each time, no deadline
@@ -43,13 +43,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    tell(terminalreporter, config)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tell(terminalreporter)
 
 
 @pytest.fixture
 def say(request: pytest.FixtureRequest) -> Say:
-    return sayer(request.config, request.node.name)
+    return sayer(request.node)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from tests.faults.finding import Finding, Row
 from tests.faults.report import page
 from tests.support.said import Say
 
+_ROW = "row"
 _OUTCOME = pytest.StashKey[str]()
 LONGEST_S = 1200.0
 
@@ -53,12 +54,35 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    target = session.config.getoption("--report")
-    if target and (rows := _kept(session.config)):
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--report") and not hasattr(
+        config, "workerinput"
+    ):  # where tests share processes: in the one that hears of all
+        config.pluginmanager.register(Keeper(config))
+
+
+class Keeper:
+    """Keeps the rows as tests end, and writes the page in the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._form = "long" if config.getoption("--long") else "short"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, row in report.user_properties if report.when == "teardown" else ():
+            if name == _ROW:
+                rows = {**self._kept(), report.nodeid: row}
+                self._config.cache.set(f"findings/{self._form}", rows)
+
+    def pytest_sessionfinish(self) -> None:
+        rows = msgspec.convert(self._kept(), dict[str, Row]).values()
         command = f"pytest {' '.join(sys.argv[1:])}"
-        is_long = bool(session.config.getoption("--long"))
-        Path(str(target)).write_text(page(rows.values(), is_long=is_long, command=command), encoding="utf-8")
+        text = page(rows, is_long=self._form == "long", command=command)
+        Path(str(self._config.getoption("--report"))).write_text(text, encoding="utf-8")
+
+    def _kept(self) -> dict[str, object]:
+        found: dict[str, object] = self._config.cache.get(f"findings/{self._form}", {})
+        return found
 
 
 @pytest.fixture(autouse=True)
@@ -86,23 +110,10 @@ def finding(request: pytest.FixtureRequest, say: Say, _commit: str) -> Iterator[
     finding.outcome = request.node.stash.get(_OUTCOME, "not finished")
     if finding.number:
         say(f"evidence: {finding}")
-    if finding.number and request.config.getoption("--report") and finding.outcome != "skipped":
-        _keep(request.config, finding.row())
+    if finding.number and finding.outcome != "skipped":
+        request.node.user_properties.append((_ROW, msgspec.to_builtins(finding.row())))
 
 
 def _redis(item: Any) -> str:
     """The version that a test is for; "" when it is for none in particular."""
     return str(getattr(getattr(item, "callspec", None), "params", {}).get("redis_version", ""))
-
-
-def _kept(config: pytest.Config) -> dict[str, Row]:
-    return msgspec.convert(config.cache.get(_name(config), {}), dict[str, Row])
-
-
-def _keep(config: pytest.Config, row: Row) -> None:
-    rows = {**_kept(config), row.test: row}
-    config.cache.set(_name(config), msgspec.to_builtins(rows))
-
-
-def _name(config: pytest.Config) -> str:
-    return "findings/long" if config.getoption("--long") else "findings/short"

@@ -129,7 +129,6 @@ def test_the_runs_of_a_report_add_up_and_the_last_row_of_a_test_stands(tmp_path:
     assert reported(tmp_path, "--redis", "6.2", strikes=1) == [["6.2", "0", "1"]]
     assert reported(tmp_path, "--redis", "7.0", strikes=2) == [["6.2", "0", "1"], ["7.0", "0", "2"]]
     assert reported(tmp_path, "--redis", "6.2", strikes=3) == [["6.2", "0", "3"], ["7.0", "0", "2"]]
-    assert reported(tmp_path, "--redis", "7.0", "--cache-clear", strikes=4) == [["7.0", "0", "4"]]
 
 
 def test_what_is_held_elsewhere_is_there() -> None:
