@@ -216,7 +216,7 @@ async def test_a_slow_redis_makes_everything_slower_and_nothing_fail(
     finding.counted("answers other than 200", len(refused), len(answers), "0")
     _nobody_lost_a_socket(scene, finding, closed)
     await scene.judge(finding)
-    assert not refused
+    assert not refused, answers[refused[0]]
 
 
 async def test_a_full_redis_refuses_and_loses_nothing(
