@@ -47,13 +47,15 @@ class Owner(Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, text: bytes) -> "Owner | None":
-        """The owner that a key holds; None when it holds none."""
-        return _owner(text) if text else None
+        """The owner that a key holds; None when it holds none, or what is no owner."""
+        try:
+            node, boot, epoch = text.decode().split(":")
+            return Owner(node, boot, int(epoch))
+        except ValueError:
+            return None
 
 
-def _owner(text: bytes) -> Owner:
-    node, boot, epoch = text.decode().split(":")
-    return Owner(node, boot, int(epoch))
+_NOBODY = Owner("", "", 0)
 
 
 class Profile(Struct, frozen=True, gc=False):
@@ -234,16 +236,16 @@ class Registry:
         return Profile(
             id=agent_id,
             name=_text(name),
-            host_id=int(host_id or 0),
+            host_id=_number(host_id),
             labels=Raw(labels or b"{}"),
             system=Raw(system or b"{}"),
             hostname=_text(hostname),
             os=sys.intern(_text(os)),
             arch=sys.intern(_text(arch)),
             token_hash=_text(token_hash),
-            incarnation=int(incarnation or 0),
-            registered_ms=int(registered or 0),
-            heard_ms=now_ms + left_ms - self.timeout_ms if left_ms > 0 else int(last_seen or 0),
+            incarnation=_number(incarnation),
+            registered_ms=_number(registered),
+            heard_ms=now_ms + left_ms - self.timeout_ms if left_ms > 0 else _number(last_seen),
             owner=Owner.parse(owner) if owner else None,
         )
 
@@ -309,8 +311,8 @@ class Registry:
         async with self._store.session() as client:
             for shard in range(self._keys.shards):
                 async for _, value in client.hscan_iter(self._keys.in_shard(shard, "owners"), count=PAGE):
-                    owner = _owner(value)
-                    held[owner.node, owner.boot] += 1
+                    if owner := Owner.parse(value):
+                        held[owner.node, owner.boot] += 1
         return held
 
     async def owner(self, agent_id: str) -> Owner | None:
@@ -344,7 +346,7 @@ class Registry:
                 owner = Owner(item.node, item.boot, int(epoch))
                 return Claim(owner, Owner.parse(previous), int(incarnation), int(taken), int(unended))
             case [b"contested", address, holder, is_first]:
-                return Contested(address.decode(), _owner(holder), is_first == b"1")
+                return Contested(address.decode(), Owner.parse(holder) or _NOBODY, is_first == b"1")
             case [b"revoked"]:
                 return Refused("this agent was revoked")
         return UnknownAgent("no such agent")
@@ -383,11 +385,13 @@ class Registry:
                 late = await client.zrangebyscore(deadlines, "-inf", now_ms, start=0, num=limit, withscores=True)
                 values = await client.hmget(owners, [agent_id for agent_id, _ in late]) if late else []
                 for (agent_id, deadline_ms), value in zip(late, values, strict=True):
-                    if value:
-                        silent_ms = max(0, now_ms - int(deadline_ms) + self.timeout_ms)
-                        found.append(Overdue(agent_id.decode(), _owner(value), silent_ms))
+                    silent_ms = max(0, now_ms - int(deadline_ms) + self.timeout_ms)
+                    if owner := Owner.parse(value or b""):
+                        found.append(Overdue(agent_id.decode(), owner, silent_ms))
                     else:
-                        ownerless.append(Release(agent_id.decode(), "", "", 0))
+                        ownerless.append(
+                            Release(agent_id.decode(), _text(value), "heartbeat_timeout", silent_ms, if_expired=True)
+                        )
         await self.release(ownerless)  # drops their deadlines, but for those that were claimed meanwhile
         return found
 
@@ -445,7 +449,15 @@ def _fields(profile: Profile) -> dict[str, str | int | bytes]:
 
 
 def _text(value: bytes | None) -> str:
-    return value.decode() if value else ""
+    return value.decode(errors="replace") if value else ""
+
+
+def _number(value: bytes | None) -> int:
+    """0 for what is none, as where it is missing: one broken profile must not cost others theirs."""
+    try:
+        return int(value or 0)
+    except ValueError:
+        return 0
 
 
 def _texts(bid: Bid) -> tuple[str, ...]:

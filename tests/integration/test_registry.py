@@ -578,6 +578,39 @@ async def test_a_lease_that_ran_out_is_found_and_ended_once_by_however_many_rout
     assert await routers[0].registry.overdue(100) == []
 
 
+@pytest.mark.parametrize("broken", ["", "x", "n1:b", "n1:b:x", "a:b:c:d:", "\udcff"])
+async def test_an_owner_that_is_none_costs_its_own_agent_alone_and_ends_with_its_lease(
+    make_core: MakeCore, broken: str
+) -> None:
+    core = await make_core(agent=SHORT)
+    odd, other = await core.connected("t-1"), await core.connected("t-2")
+    owners = core.keys.in_shard(core.keys.shard(odd.agent_id), "owners")
+    await core.redis.hset(owners, odd.agent_id, broken.encode(errors="surrogateescape"))
+    assert sum((await core.registry.held()).values()) == 1
+    one, both = await core.registry.profiles([odd.agent_id, other.agent_id])
+    assert one is not None
+    assert one.owner is None
+    assert both is not None
+    assert str(both.owner) == other.owner
+    assert await core.registry.owner(odd.agent_id) is None
+    await expired(core, odd.agent_id)
+    await expired(core, other.agent_id)
+    await eventually(lambda: core.store.now_ms() < other.epoch + 200)
+    assert [item.agent_id for item in await core.registry.overdue(100)] == [other.agent_id]
+    await core.claim(odd.agent_id)
+
+
+async def test_numbers_that_are_none_cost_their_own_profile_alone(core: Core) -> None:
+    ids = [(await register(core, f"t-{n}", host_id=n)).id for n in (1, 2)]
+    for field in ("host_id", "incarnation", "registered", "last_seen"):
+        await core.redis.hset(core.keys.of_agent("agent", ids[0]), field, "many")
+    odd, other = await core.registry.profiles(ids)
+    assert odd is not None
+    assert (odd.host_id, odd.registered_ms) == (0, 0)
+    assert other is not None
+    assert other.host_id == 2
+
+
 async def test_a_lease_that_lives_is_not_ended_whatever_its_deadline_says(core: Core) -> None:
     holder = await core.connected()
     deadlines = core.keys.in_shard(core.keys.shard(holder.agent_id), "deadlines")
