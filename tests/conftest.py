@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import uvloop
 
+from tests.faults.finding import Finding
 from tests.support.machines import Machines
 from tests.support.redis_server import RedisServer, Version
 from tests.support.required_redis import require_redis
@@ -58,8 +59,8 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def machines(say: Say, is_long: bool) -> Machines:
-    return Machines(say, is_long=is_long)
+def machines(finding: Finding, is_long: bool) -> Machines:
+    return Machines(finding, is_long=is_long)
 
 
 @pytest.fixture(scope="session", params=["6.2", "7.0"], ids=lambda version: f"redis-{version}")

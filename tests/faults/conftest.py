@@ -6,7 +6,8 @@ process. What is lost when power is, is nobody's business here.
 
     pytest tests/faults                                             the short form, on Redis 7.0
     pytest tests/faults --long                                      more agents, more tasks, more kills, on Redis 6.2 and 7.0
-    pytest tests/faults --long --redis 7.0                          of that version's only
+    pytest tests/faults --long --redis 7.0                          of these, those on Redis 7.0
+    pytest tests/faults --long --redis none                         and those that ask for no version
     pytest tests/faults --long --report tests/faults/README.md      and the findings as a table; findings.py says how runs add up
     pytest tests/faults --long -k soak --soak-hours 8               one cluster, for as long
     FAULT_SEED=7 pytest tests/faults/test_chaos.py                  the same chance again; the moments still differ

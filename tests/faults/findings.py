@@ -28,7 +28,10 @@ LONGEST_S = 1200.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="faults, machines, fuzz: the long form")
     parser.addoption(
-        "--redis", metavar="VERSION", default="", help="of tests for several versions of Redis: this one's only"
+        "--redis",
+        metavar="VERSION",
+        default="",
+        help="only tests of this version of Redis; `none`: of no version in particular",
     )
     parser.addoption(
         "--report", metavar="FILE", help="write what was found as a table in Markdown, beside what earlier runs found"
@@ -40,9 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("--redis")
     if wanted:
-        others = [item for item in items if _redis(item) not in {"", wanted}]
-        items[:] = [item for item in items if _redis(item) in {"", wanted}]
-        config.hook.pytest_deselected(items=others)
+        config.hook.pytest_deselected(items=[item for item in items if (_redis(item) or "none") != wanted])
+        items[:] = [item for item in items if (_redis(item) or "none") == wanted]
 
 
 @pytest.hookimpl(wrapper=True)

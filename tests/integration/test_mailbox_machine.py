@@ -464,7 +464,7 @@ def _owed_text(raw: bytes) -> tuple[str, str, str, str]:
 
 
 def test_a_mailbox_does_as_its_model(machines: Machines, run: Run, redis_server: RedisServer) -> None:
-    machines.run(lambda: MailboxMachine(run, redis_server), short=45, long=3_000, steps=30)
+    machines.run("a mailbox", lambda: MailboxMachine(run, redis_server), short=45, long=800, steps=30)
 
 
 # ---- what it found

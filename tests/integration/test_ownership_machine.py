@@ -267,7 +267,7 @@ def _verdict(item: Overdue) -> Release:
 
 
 def test_ownership_does_as_its_model(machines: Machines, run: Run, redis_server: RedisServer) -> None:
-    machines.run(lambda: OwnershipMachine(run, redis_server), short=25, long=3_000, steps=40)
+    machines.run("ownership", lambda: OwnershipMachine(run, redis_server), short=25, long=500, steps=40)
 
 
 # ---- races

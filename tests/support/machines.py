@@ -14,17 +14,19 @@ import hypothesis
 from hypothesis import Phase
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from tests.support.said import Say
+from tests.faults.finding import Finding
 
 
 class Machines:
     """Runs machines for one test."""
 
-    def __init__(self, say: Say, *, is_long: bool) -> None:
-        self._say = say
+    def __init__(self, finding: Finding, *, is_long: bool) -> None:
+        self._finding = finding
         self._is_long = is_long
 
-    def run(self, machine: Callable[[], RuleBasedStateMachine], *, short: int, long: int, steps: int) -> None:
+    def run(
+        self, what: str, machine: Callable[[], RuleBasedStateMachine], *, short: int, long: int, steps: int
+    ) -> None:
         """So many examples of at most so many steps. Raises: what the machine finds."""
         examples = int(os.environ.get("MACHINE_EXAMPLES") or (long if self._is_long else short))
         settings = hypothesis.settings(
@@ -38,13 +40,18 @@ class Machines:
             report_multiple_bugs=False,  # one is mended at a time, and each takes its time to be made short
             suppress_health_check=list(hypothesis.HealthCheck),
         )
+        self._finding.about(
+            "machine", f"{what} does as its model, whatever is done to it", f"up to {steps} steps an example"
+        )
         began_s = time.monotonic()
         if self._is_long:
             seed = int(os.environ.get("MACHINE_SEED") or random.getrandbits(32))
-            self._say(f"MACHINE_SEED={seed}")
+            self._finding.say(f"MACHINE_SEED={seed}")
+            self._finding.seed = str(seed)
             machine = _seeded(machine, seed)
         run_state_machine_as_test(cast("type[RuleBasedStateMachine]", machine), settings=settings)
-        self._say(f"{examples} examples of up to {steps} steps in {time.monotonic() - began_s:.1f} s")
+        self._finding.struck(examples)
+        self._finding.measured("took", time.monotonic() - began_s)
 
 
 def _seeded(machine: Callable[[], RuleBasedStateMachine], seed: int) -> Callable[[], RuleBasedStateMachine]:

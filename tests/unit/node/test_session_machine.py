@@ -251,7 +251,7 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 def test_a_session_does_as_its_model(machines: Machines) -> None:
-    machines.run(SessionMachine, short=60, long=20_000, steps=40)
+    machines.run("a session", SessionMachine, short=60, long=5_000, steps=40)
 
 
 # ---- what it found
