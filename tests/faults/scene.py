@@ -94,7 +94,7 @@ class Scene:
             await stack.enter_async_context(self._reader)
             await stack.enter_async_context(self._group)
             await stack.enter_async_context(self.fleet)
-            await self.fleet.connected()
+            await self.fleet.connected(READY_S + len(self.fleet.agents) / 100)
             self._stack = stack.pop_all()
         return self
 
