@@ -43,9 +43,13 @@ SHORT_LEASES: Mapping[
 }
 GRACE_S = 3.0
 READY_S = 60.0  # a machine with other work is slow to start processes
-_CONFIG: Mapping[str, Section] = {"tasks": {"redelivery_grace": GRACE_S}, "logging": {"level": "warn"}}
+_CONFIG: Mapping[str, Section] = {
+    "tasks": {"redelivery_grace": GRACE_S},
+    "logging": {"level": "warn"},
+    "status_stream": {"interval": 5},  # the judge waits for a round of statuses
+}
 _SHARD = "agsrv:{s0}:"
-_STATUS_S = 35.0  # an interval of statuses, 30 s, and some
+_STATUS_S = 35.0  # an interval of statuses, 30 s where it is the longest, and some
 
 
 class Scene:
