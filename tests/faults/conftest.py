@@ -9,6 +9,7 @@ process. What is lost when power is, is nobody's business here.
     pytest tests/faults --long --redis 7.0                          of these, those on Redis 7.0
     pytest tests/faults --long --redis none                         and those that ask for no version
     pytest tests/faults --long --report tests/faults/README.md      and the findings as a table; findings.py says how runs add up
+    pytest tests/faults --long -n 2                                 in half the time: most of it is waiting
     pytest tests/faults --long -k soak --soak-hours 8               one cluster, for as long
     FAULT_SEED=7 pytest tests/faults/test_chaos.py                  the same chance again; the moments still differ
 """
