@@ -30,7 +30,8 @@ class Node(Struct, frozen=True):
     """A node as it announces itself.
 
     `handover` is its Unix socket, "" when it takes connections on a port only; `load` its agents; `since_ms` when its state began;
-    `supervisor` the process that restarts it, on its machine, "" = none of ours; `cpu_percent` of one CPU, over the last beat.
+    `supervisor` the process that restarts it, on its machine, "" = none of ours; `cpu_percent` of one CPU, over the last beat;
+    `clock_ahead_ms` of its clock before Redis's.
     """
 
     id: str
@@ -46,6 +47,8 @@ class Node(Struct, frozen=True):
     supervisor: str = ""
     since_ms: int = 0
     cpu_percent: int = 0
+    version: str = ""
+    clock_ahead_ms: int = 0
 
 
 class NodeDirectory:
@@ -62,6 +65,7 @@ class NodeDirectory:
             "state": node.state, "handover": node.handover, "address": node.address,
             "admin": node.admin, "load": node.load, "pid": node.pid, "machine": node.machine, "host": node.host,
             "supervisor": node.supervisor, "since": node.since_ms, "cpu": node.cpu_percent,
+            "version": node.version, "clock": node.clock_ahead_ms,
         }  # fmt: skip
         flat = [part for pair in fields.items() for part in pair]
         if not await self._store.run("announce", keys, ALIVE_MS, INBOX_MS, int(is_entering), node.boot, *flat):
@@ -128,19 +132,19 @@ class NodeDirectory:
             gone = [node_id for node_id, row in zip(ids, rows, strict=True) if b"boot" not in row]
             if gone:
                 await client.srem(self._keys.nodes, *gone)
-        found = [_node(node_id, row) for node_id, row in zip(ids, rows, strict=True) if b"boot" in row]
+        found = [node_of(node_id, row) for node_id, row in zip(ids, rows, strict=True) if b"boot" in row]
         return [node for node in found if node is not None]
 
 
-def _node(node_id: str, row: dict[bytes, bytes]) -> Node | None:
-    """None for what no node of ours wrote: who looks nodes up must not end over it."""
+def node_of(node_id: str, row: dict[bytes, bytes]) -> Node | None:
+    """A node, of the fields of its announcement; None for what no node of ours wrote: who looks nodes up must not end over it."""
     try:
         texts = {name.decode(): value.decode() for name, value in row.items()}
         return Node(
             node_id, texts["boot"], texts.get("state", ""), texts.get("handover", ""), texts.get("address", ""),
             texts.get("admin", ""), int(texts.get("load", 0)), int(texts.get("pid", 0)),
             texts.get("machine", ""), texts.get("host", ""), texts.get("supervisor", ""), int(texts.get("since", 0)),
-            int(texts.get("cpu", 0)),
+            int(texts.get("cpu", 0)), texts.get("version", ""), int(texts.get("clock", 0)),
         )  # fmt: skip
     except ValueError:
         return None

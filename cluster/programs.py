@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,6 +82,14 @@ def where_it_is(redis: Redis) -> str:
 def node_count(settings: Settings) -> int:
     """How many nodes run on this machine."""
     return settings.cluster.nodes or max(2, len(_cpus()) - 1)
+
+
+def version() -> str:
+    """Of this package, as it was installed; "" when it was not."""
+    try:
+        return metadata.version("agent-server")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def host_name() -> str:

@@ -155,6 +155,11 @@ class Store:
         """The time on Redis's clock, as of the last `sync_clock`: the one clock that all processes agree on."""
         return time.time_ns() // 1_000_000 + self._clock_offset_ms
 
+    @property
+    def clock_ahead_ms(self) -> int:
+        """How far this machine's clock is ahead of Redis's, as of the last `sync_clock`."""
+        return -self._clock_offset_ms
+
     async def sync_clock(self) -> float:
         """Reads Redis's clock; returns the round trip in s. Raises: StoreUnavailable."""
         started = time.monotonic()

@@ -44,6 +44,7 @@ from node.hub import Hub
 from node.limits import Limits
 from node.polling import Poller
 from node.presence import Presence
+from node.probe import ProbeEndpoint
 from node.reports import Reports
 from node.session import Patience
 from node.uplink import Uplink
@@ -65,6 +66,7 @@ class NodeProcess:
         self._crew = crew = NodeCrew(store, self._events)
         self._boot = secrets.token_hex(8)
         self._machine = nodes.this_machine()
+        self._version = programs.version()
         self._cpu = CpuShare()
         self._cpu_percent = 0
         self._addresses = {"address": "", "admin": ""}
@@ -122,8 +124,9 @@ class NodeProcess:
             count=lambda reason: self._crew.count(f"refused_{reason}"),
         )  # fmt: skip
         routes = [
-            Route("/api/agents/register", register.register, methods=["POST"]),
+            Route("/api/agents/register", register.register, methods=["GET", "POST"]),
             WebSocketRoute("/ws/agent/{agent_id}", agents.enter),
+            WebSocketRoute("/ws/probe", ProbeEndpoint(settings.server.public_url).enter),
             WebSocketRoute("/{path:path}", no_such_path),
         ]
         return TrustedProxies(app_of(routes), settings.server.trusted_proxies)
@@ -250,6 +253,8 @@ class NodeProcess:
             supervisor=nodes.supervisor_of(self._machine, is_supervised=self._options.is_supervised),
             since_ms=self._doors.since_ms or self._store.now_ms(),
             cpu_percent=self._cpu_percent,
+            version=self._version,
+            clock_ahead_ms=self._store.clock_ahead_ms,
             **self._addresses,
         )
 

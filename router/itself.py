@@ -8,7 +8,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cluster import messages
+from cluster import messages, programs
 from cluster.errors import BadInput
 from cluster.messages import Control
 from cluster.nodes import supervisor_of, this_machine
@@ -25,12 +25,13 @@ class SelfCalls:
     def __init__(self, router_id: str, *, is_supervised: bool) -> None:
         self._id = router_id
         self._boot = secrets.token_hex(8)
+        self._version = programs.version()
         self._is_supervised = is_supervised
 
     async def show(self, _: Request) -> Response:
-        """Which router answers: another boot after its restart; and who restarts it."""
+        """Which router answers, of which version: another boot after its restart; and who restarts it."""
         supervisor = supervisor_of(this_machine(), is_supervised=self._is_supervised)
-        return json_reply({"id": self._id, "boot": self._boot, "supervisor": supervisor})
+        return json_reply({"id": self._id, "boot": self._boot, "supervisor": supervisor, "version": self._version})
 
     async def control(self, request: Request) -> Response:
         """A rolling restart, if a supervisor runs this cluster; answered at once."""

@@ -1,11 +1,16 @@
 """Section 1.2: `GET /ws/agent/{id}`, and who owns an agent that connects twice."""
 
 import asyncio
+import contextlib
 import zlib
 from functools import partial
 
+import msgspec
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
+from node.probe import MOST
 from tests.contract.clusters import Clusters
 from tests.contract.early import begun_early
 from tests.contract.gateway import Agent, Gateway, Refused, error_of, log, new_token, redis_paused, said_by
@@ -266,3 +271,40 @@ async def cannot_connect(agent: Agent) -> str:
             raise
         return repr(refusal)
     return ""
+
+
+# ---- the probe: a WebSocket for nobody
+
+
+async def test_a_probe_is_told_how_it_looks_from_here_and_is_nobody(gateway: Gateway) -> None:
+    before = (await gateway.call("GET", "/api/metrics")).json()["agents_total"]  # type: ignore[index]
+    async with connect(f"ws://127.0.0.1:{gateway.port}/ws/probe", proxy=None) as probe:
+        hello = msgspec.json.decode(await probe.recv())
+        assert (hello["type"], hello["ws_url"]) == ("probe", f"ws://127.0.0.1:{gateway.port}/ws/agent/")
+        await probe.send('{"type":"heartbeat","payload":{}}')
+        await (await probe.ping())
+        assert (await gateway.call("GET", "/api/metrics")).json()["agents_total"] == before  # type: ignore[index]
+
+
+async def test_there_are_few_probes_at_once_and_an_ended_one_makes_room(gateway: Gateway) -> None:
+    url = f"ws://127.0.0.1:{gateway.port}/ws/probe"
+    async with contextlib.AsyncExitStack() as stack:
+        answers = [await _kept(stack, url) for _ in range(2 * MOST + 1)]
+        assert answers[0] == 101
+        assert answers[-1] == 503
+    await eventually(lambda: _dialled(url), 10.0)
+
+
+async def _kept(stack: contextlib.AsyncExitStack, url: str) -> int:
+    """The status that a handshake is answered with; what is open stays so until the stack ends."""
+    try:
+        await stack.enter_async_context(connect(url, proxy=None))
+    except InvalidStatus as error:
+        return error.response.status_code
+    return 101
+
+
+async def _dialled(url: str) -> str:
+    async with contextlib.AsyncExitStack() as stack:
+        status = await _kept(stack, url)
+    return "" if status == 101 else f"answered with {status}"

@@ -30,7 +30,7 @@ async def test_nodes_are_listed(gateway: Gateway, slash: str) -> None:
 
 async def test_a_router_tells_which_one_it_is(gateway: Gateway) -> None:
     answer = said(await gateway.call("GET", "/api/self"))
-    assert (set(answer), answer["id"]) == ({"id", "boot", "supervisor"}, "r1")
+    assert (set(answer), answer["id"]) == ({"id", "boot", "supervisor", "version"}, "r1")
     nodes = said(await gateway.call("GET", "/api/nodes"))["nodes"]
     assert {node["supervisor"] for node in nodes} == {answer["supervisor"]}
 

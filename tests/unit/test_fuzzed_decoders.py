@@ -28,7 +28,7 @@ from cluster.inbox import Inbox, _note
 from cluster.mailbox import Mailbox
 from cluster.messages import CancelBatch, Control, Registration
 from cluster.messages import Upgrade as UpgradeOrder
-from cluster.nodes import _node
+from cluster.nodes import node_of
 from cluster.registry import Owner
 from cluster.security import Signer
 from node import deflate, upgrade
@@ -365,7 +365,7 @@ NOTES = [
 def nodes() -> Read:
     def read(data: bytes) -> None:
         row = dict(pair.partition(b"=")[::2] for pair in data.split(b"|"))
-        _node("n1", {b"boot": b"b", **row})
+        node_of("n1", {b"boot": b"b", **row})
 
     return read
 

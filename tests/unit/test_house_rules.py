@@ -32,6 +32,7 @@ ONLY_HERE = {
     "starlette": {
         "node.app": "puts the node together",
         "node.endpoint": "the agents' handshake",
+        "node.probe": "an operator's handshake",
         "router.app": "puts the router together",
         "router.agents": "control calls about agents",
         "router.signature": "checks the signature of a control call",
