@@ -12,6 +12,7 @@ Owns field names, escaping and redaction; knows neither files nor settings. Rule
 | `@timestamp` | RFC 3339, UTC, milliseconds |
 | `log.level` | debug, info, warn, error, fatal |
 | `message`, `log.logger` | the text, and which module says it |
+| `ecs.version`, `service.name` | of the Elastic Common Schema, whose names and dots these are, undone by nobody; agent-server |
 | `process.name`, `process.pid` | n1, r1; agent-server for the launcher |
 | `log.origin.file.name`, `.file.line`, `log.origin.function` | with `logging.report_caller` |
 | `error.type`, `error.message`, `error.stack_trace` | of an exception |
@@ -38,6 +39,8 @@ MAX_CHARS: Final = 16_384
 MAX_ITEMS: Final = 64
 MAX_DEPTH: Final = 4
 HIDDEN: Final = "***"
+ECS_VERSION: Final = "8.11.0"
+SERVICE: Final = "agent-server"
 LEVEL_NAMES: Final[Mapping[int, str]] = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
 _OWN: Final = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "color_message"))
 _NOT_ASCII = re.compile(r"[^\x20-\x7e]")
@@ -79,6 +82,8 @@ class Fields:
             "log.level": LEVEL_NAMES.get(record.levelno, record.levelname.lower()),
             "message": self._text(_message(record)),
             "log.logger": record.name,
+            "ecs.version": ECS_VERSION,
+            "service.name": SERVICE,
             "process.name": self._process,
             "process.pid": self._pid,
         }
@@ -147,7 +152,8 @@ class TextLines(logging.Formatter):
         fields = self._fields.of(record)
         head = f"{fields.pop('@timestamp')} {str(fields.pop('log.level')).upper():5} {fields.pop('process.name')}"
         text = f"{head} {fields.pop('log.logger')}: {fields.pop('message')}"
-        del fields["process.pid"]
+        for name in ("process.pid", "ecs.version", "service.name"):
+            del fields[name]
         if "log.origin.file.name" in fields:
             text += f" ({fields.pop('log.origin.file.name')}:{fields.pop('log.origin.file.line')})"
             del fields["log.origin.function"]

@@ -4,6 +4,7 @@ Owns where records go; knows no route, no Redis and no agent. A process has a lo
 file can be written, records go to standard error.
 """
 
+import atexit
 import contextlib
 import logging
 import logging.handlers
@@ -17,6 +18,7 @@ from typing import Final, TextIO
 from typing_extensions import override
 
 from cluster.log_lines import LEVEL_NAMES, Fields, JsonLines, TextLines
+from cluster.log_sampling import Sampling
 from cluster.settings import Logging
 
 PROGRAM: Final = "agent-server"
@@ -59,9 +61,15 @@ def configure_logging(
     formatter = JsonLines(fields) if config.format == "json" else TextLines(fields)
     handler, problem = _handler(config, process, stream)
     handler.setFormatter(formatter)
+    sampling = Sampling(handler.handle)
+    handler.addFilter(sampling)
+    atexit.register(sampling.sum_up)
     root = logging.getLogger()
     for former in [one for one in root.handlers if isinstance(one, LogFile | StandardError)]:
         root.removeHandler(former)
+        for one in former.filters:
+            if isinstance(one, Sampling):
+                atexit.unregister(one.sum_up)
         former.close()
     root.addHandler(handler)
     root.setLevel(_LEVELS[config.level])

@@ -68,6 +68,8 @@ def test_a_record_is_a_json_object_with_the_fields_of_the_table() -> None:
         "log.level": "info",
         "message": "sent 3 tasks",
         "log.logger": "node.session",
+        "ecs.version": "8.11.0",
+        "service.name": "agent-server",
         "process.name": "n1",
         "process.pid": os.getpid(),
         "log.origin.file.name": "session.py",
