@@ -250,7 +250,9 @@ def _supervise(loaded: configuration.Loaded, flags: Mapping[str, object], name: 
 
 def _become(module: str, config: str | None, flags: Mapping[str, object], options: Mapping[str, object]) -> NoReturn:
     """Turns this process into another program, which then answers signals itself."""
-    configuration.load(config, environ=os.environ, flags=flags)  # a slip is told here, in the words of the command line
+    loaded = configuration.load(config, environ=os.environ, flags=flags)  # a slip is told in the words of the command line
+    if _is_read_by_people(loaded):
+        flags = {**flags, "logging.format": "text"}
     given = _given({"--config": config, **options})
     arguments = [str(part) for option, value in given.items() for part in (option, value)]
     command = [*programs.module_command(module), *arguments]

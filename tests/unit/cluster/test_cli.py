@@ -142,6 +142,17 @@ def test_node_and_router_become_those_programs(monkeypatch: pytest.MonkeyPatch, 
     assert (environ["AGENT_SERVER_SERVER_PORT"], environ["AGENT_SERVER_TASKS_TTL"]) == ("9000", "1h")
 
 
+@pytest.mark.parametrize(("is_terminal", "form"), [(True, "text"), (False, None)])
+def test_node_and_router_log_text_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, form: str | None
+) -> None:
+    executed: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: executed.append(arguments))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    cli.run(["node", "--port", "9000"])
+    assert executed[0][2].get("AGENT_SERVER_LOGGING_FORMAT") == form
+
+
 def test_config_check_says_what_is_odd(nowhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (nowhere / "config.yaml").write_text("server: {prot: 1}\nredis: {db: 3}\n")
     assert cli.run(["config", "check"]) == 0
