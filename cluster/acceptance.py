@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
+from cluster import task_trail
 from cluster.batching import Batcher
 from cluster.errors import MailboxFull, PeerError, StoreUnavailable, TaskConflict, UnknownAgent
 from cluster.feeds import Feeds
@@ -47,6 +48,9 @@ class Acceptance:
             raise outcome
         self._counts["accepted"] += outcome.new
         self._counts["repeated"] += len(post.tasks) - outcome.new
+        if task_trail.is_followed():
+            for task in post.tasks:
+                task_trail.tell("accepted", post.agent_id, task.id, status=outcome.status)
         follow = [asyncio.create_task(self._expected.submit([task.id for task in post.tasks]), name="expect")]
         if outcome.owner is not None:
             follow.append(asyncio.create_task(self._rings.submit((outcome.owner, post.agent_id)), name="ring"))

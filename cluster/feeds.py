@@ -14,7 +14,7 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from cluster import messages, settings
+from cluster import messages, settings, task_trail
 from cluster.ends import Ends
 from cluster.keys import RECORD_MS, Keys
 from cluster.redis_client import Store
@@ -173,6 +173,9 @@ class Feeds:
         with self._store.of_feed(self.results.key):
             written = await self._store.run("append_results", keys, packed(items), GENERATION_MS, EXECUTION_MS)
         self.ends.note_results(entries, len(items) - int(written))
+        if task_trail.is_followed():
+            for entry in entries:
+                task_trail.tell("written", entry.agent_id, entry.task_id, status=entry.status)
 
     async def expect(self, task_ids: Iterable[str]) -> None:
         """Counts accepted tasks into their executions' hosts. Raises: StoreUnavailable."""

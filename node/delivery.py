@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from cluster import close_codes, messages
+from cluster import close_codes, messages, task_trail
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.histogram import Histogram
@@ -159,6 +159,7 @@ class Courier:
         """All of it in one write: the link bears one piece of any size for a reader that keeps up."""
         frames: list[bytes] = []
         kinds: list[str] = []
+        is_followed = task_trail.is_followed()
         for batch, group in groupby(tasks, lambda task: task.batch):
             members = list(group)
             if batch:
@@ -172,6 +173,8 @@ class Courier:
             for task in members:
                 session.note_sent(task.id)
                 self._note_wait(session, task)
+                if is_followed:
+                    task_trail.tell("sent", session.agent_id, task.id, epoch=session.epoch)
         if len(cancelled) == 1:
             frames.append(messages.cancel_task(cancelled[0]))
         elif cancelled:

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from cluster import messages, reasons
+from cluster import messages, reasons, task_trail
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry
 from cluster.histogram import Histogram
@@ -207,6 +207,8 @@ class Uplink:
     def put_result(self, session: Session, message_id: str, task_id: str, result: Result) -> None:
         """A result. The spurious answer to a task that the agent has finished is a sign of life, and is acked."""
         status = result.status or ""
+        if task_trail.is_followed():
+            task_trail.tell("result came", session.agent_id, task_id, status=status, message_id=message_id)
         skipped = status == "cancelled" and result.error_msg == messages.SKIPPED
         kind = "life" if skipped else "end" if status in messages.ENDS else "progress"
         entry = self._entry(session.agent_id, message_id, task_id, status, result)
@@ -215,6 +217,9 @@ class Uplink:
 
     def put_sign_of_life(self, session: Session, task_ids: Sequence[str]) -> None:
         """The agent has these tasks."""
+        if task_trail.is_followed():
+            for task_id in task_ids:
+                task_trail.tell("in hand", session.agent_id, task_id)
         for task_id in task_ids:
             self.results.put(ResultItem(session, "", "life", self._entry(session.agent_id, "", task_id, "", Result())))
 

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cluster import messages
+from cluster import messages, task_trail
 from cluster.acceptance import Acceptance
 from cluster.errors import BadInput, StoreUnavailable, UnknownAgent, UnknownTask
 from cluster.feeds import Feeds
@@ -116,6 +116,9 @@ class TaskCalls:
         outcomes: list[Cancelled] = []
         for start in range(0, len(task_ids), CANCELS):
             outcomes += await self._mailbox.cancel(agent_id, task_ids[start : start + CANCELS])
+        if task_trail.is_followed():
+            for task_id in task_ids:
+                task_trail.tell("cancel asked", agent_id, task_id)
         await self._follow_up(agent_id, task_ids, outcomes)
         return [_answer(outcome) for outcome in outcomes]
 
