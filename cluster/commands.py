@@ -22,6 +22,7 @@ from cluster.client import (
     commands_agents,
     commands_bench,
     commands_demo,
+    commands_doctor,
     commands_health,
     commands_nodes,
     commands_restart,
@@ -170,6 +171,7 @@ app.command()(commands_agents.status)
 app.command()(commands_top.top)
 app.command()(commands_restart.restart)
 app.command()(commands_health.health)
+app.command()(commands_doctor.doctor)
 app.add_typer(commands_agents.app, name="agents")
 app.add_typer(commands_nodes.app, name="nodes")
 app.add_typer(commands_tasks.app, name="tasks")
@@ -250,7 +252,9 @@ def _supervise(loaded: configuration.Loaded, flags: Mapping[str, object], name: 
 
 def _become(module: str, config: str | None, flags: Mapping[str, object], options: Mapping[str, object]) -> NoReturn:
     """Turns this process into another program, which then answers signals itself."""
-    loaded = configuration.load(config, environ=os.environ, flags=flags)  # a slip is told in the words of the command line
+    loaded = configuration.load(
+        config, environ=os.environ, flags=flags
+    )  # a slip is told in the words of the command line
     if _is_read_by_people(loaded):
         flags = {**flags, "logging.format": "text"}
     given = _given({"--config": config, **options})

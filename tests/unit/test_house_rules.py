@@ -28,6 +28,7 @@ ONLY_HERE = {
         "cluster.redis_client": "the one place that makes connections",
         "cluster.redis_line": "the one that is shared",
         "cluster.redis_errors": "turns the driver's exceptions into ours",
+        "cluster.client.doctor.redis_says": "what Redis refuses to tell is an answer too",
     },
     "starlette": {
         "node.app": "puts the node together",
