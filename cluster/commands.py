@@ -21,6 +21,7 @@ from cluster.client import (
     commands_agent,
     commands_agents,
     commands_bench,
+    commands_debug,
     commands_demo,
     commands_doctor,
     commands_health,
@@ -172,6 +173,7 @@ app.command()(commands_top.top)
 app.command()(commands_restart.restart)
 app.command()(commands_health.health)
 app.command()(commands_doctor.doctor)
+app.add_typer(commands_debug.app, name="debug")
 app.add_typer(commands_agents.app, name="agents")
 app.add_typer(commands_nodes.app, name="nodes")
 app.add_typer(commands_tasks.app, name="tasks")

@@ -17,7 +17,7 @@ _SHOWN = 50  # findings, to people; programs get all
 
 def check(cluster: Cluster, *, is_deep: bool, as_json: bool) -> None:
     """Prints what adds up and what does not. Raises: Failed when something does not."""
-    report = asyncio.run(_report(cluster, is_deep=is_deep))
+    report = asyncio.run(report_of(cluster, is_deep=is_deep))
     if as_json:
         put_json(_as_json(report))
     else:
@@ -26,7 +26,8 @@ def check(cluster: Cluster, *, is_deep: bool, as_json: bool) -> None:
         raise Failed(_verdict(report))
 
 
-async def _report(cluster: Cluster, *, is_deep: bool) -> Report:
+async def report_of(cluster: Cluster, *, is_deep: bool) -> Report:
+    """What the ledger and a walk over open tasks say. Raises: Failed."""
     feed = cluster.settings.result_stream
     async with cluster_store(redis_of(cluster.settings)) as store:
         return await Ledger(store, feed.key if feed.enabled else "").check(is_deep=is_deep)
