@@ -1,4 +1,4 @@
-"""`POST /api/agents/register`: answered by routers and nodes alike. GET tells what a registration that came the same way would be told.
+"""`POST /api/agents/register`: answered by routers and nodes alike.
 
 Rules: a known token is never refused, because an agent whose registration fails stays away until its process is restarted - unless the
 control plane, where it is asked, refuses it (cluster/verification.py); its agent is not forgotten. Redis away: the request is held, then
@@ -74,8 +74,6 @@ class RegistrationEndpoint:
     async def register(self, request: Request) -> Response:
         """Registers, and tells where to connect."""
         base = public_ws_base(request.scope, self._public_url)
-        if request.method != "POST":
-            return json_reply({"ws_url": f"{base}/ws/agent/"})
         body: Registration = messages.decoded(Registration, await request.body())
         token, is_made = _token(request, body)
         address = request.client.host if request.client else ""

@@ -124,7 +124,7 @@ class NodeProcess:
             count=lambda reason: self._crew.count(f"refused_{reason}"),
         )  # fmt: skip
         routes = [
-            Route("/api/agents/register", register.register, methods=["GET", "POST"]),
+            Route("/api/agents/register", register.register, methods=["POST"]),
             WebSocketRoute("/ws/agent/{agent_id}", agents.enter),
             WebSocketRoute("/ws/probe", ProbeEndpoint(settings.server.public_url).enter),
             WebSocketRoute("/{path:path}", no_such_path),

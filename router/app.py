@@ -144,7 +144,7 @@ class RouterProcess:
         tasks, agents = self._task_calls, self._agent_calls
         itself = SelfCalls(self._options.id, is_supervised=self._options.is_supervised)
         return [
-            Call("/api/agents/register", register.register, methods=["GET", "POST"]),
+            _post("/api/agents/register", register.register),
             Call("/api/agents", agents.list, methods=["GET"]),
             Call("/api/agents/{agent}", agents.one, methods=["GET", "DELETE"]),
             _post("/api/agents/{agent}/tasks", tasks.post),

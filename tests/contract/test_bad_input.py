@@ -209,7 +209,7 @@ async def test_broken_http_is_400_and_closed(gateway: Gateway, case: str) -> Non
     ("method", "path", "allowed"),
     [
         ("PUT", REGISTER, "POST"),
-        ("PATCH", REGISTER, "POST"),
+        ("GET", REGISTER, "POST"),
         ("DELETE", REGISTER.rstrip("/"), "POST"),
         ("PUT", "/api/agents", "GET"),
         ("POST", "/api/agents", "GET"),

@@ -2,7 +2,7 @@
 
 A handshake is made against `/ws/probe`, which a node accepts for anybody and which does nothing: its 101, with the right
 Sec-WebSocket-Accept and the node's own first message behind it, cannot come from anyone who did not let the upgrade pass. No agent is
-registered: what a registration would be told is asked with GET on its path.
+registered: that message tells what a registration that came the same way would be told to dial.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatu
 
 from cluster.client.doctor.finding import Finding, broken, ok, unchecked, warning
 from cluster.client.doctor.patient import Patient
-from cluster.client.doctor.web import LONGEST_S, Answer, asked, connection_to, context, parts_of, why
+from cluster.client.doctor.web import LONGEST_S, Answer, connection_to, context, parts_of, why
 
 DAY_S = 86_400
 NEAR_DAYS = 21
@@ -64,10 +64,7 @@ def _left_s(host: str, port: int) -> float:
 async def upgrade(patient: Patient) -> Finding:
     """A WebSocket reaches a node."""
     try:
-        async with asyncio.timeout(3 * LONGEST_S):
-            socket = await _dialled(patient)
-            async with socket:
-                hello = json.loads(await socket.recv())
+        hello = await _hello(patient)
     except InvalidStatus as error:
         return _refused(error.response.status_code, bytes(error.response.body or b""))
     except InvalidMessage:
@@ -79,6 +76,13 @@ async def upgrade(patient: Patient) -> Finding:
             f"no WebSocket to {patient.url}: {why(error)}", "look whether the server runs, and whether --url is right"
         )
     return ok(f"a WebSocket reaches a node, which answers ({hello.get('type', '?')})")
+
+
+async def _hello(patient: Patient) -> dict[str, object]:
+    """What a node says to whoever dials the probe. Raises: OSError, WebSocketException, TimeoutError, ValueError."""
+    async with asyncio.timeout(3 * LONGEST_S), await _dialled(patient) as socket:
+        hello = json.loads(await socket.recv())
+    return hello if isinstance(hello, dict) else {}
 
 
 def _refused(status: int, body: bytes) -> Finding:
@@ -138,15 +142,11 @@ async def _survives(socket: ClientConnection, idle_s: float) -> bool:
 
 async def ws_url(patient: Patient) -> Finding:
     """What a registration that comes this way is told to dial."""
-    answer = await asked("GET", patient.url, "/api/agents/register", is_trusted=False)
-    said = str(answer.object.get("ws_url", ""))
-    if answer.error or answer.status == 405:
-        return unchecked(answer.error or "the server is too old for this check")
-    if not said:
-        return broken(
-            f"/api/agents/register is answered with {answer.status}, by no agent-server",
-            "route /api/agents/register to nodes (deploy/)",
-        )
+    try:
+        hello = await _hello(patient)
+    except (OSError, WebSocketException, TimeoutError, ValueError):
+        return unchecked("no WebSocket reaches a node that would tell")
+    said = str(hello.get("ws_url", ""))
     parts, told = parts_of(patient.url), urlsplit(said)
     wanted = "wss" if parts.scheme == "https" else "ws"
     if told.scheme != wanted:
