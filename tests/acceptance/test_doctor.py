@@ -124,6 +124,7 @@ async def test_a_healthy_cluster_is_well_in_all_that_can_be_checked(
     unwell.pop("redis latency", None)  # of a machine that is shared
     assert set(unwell) == {"certificate", "clock of control plane", "disk", "idle connections"}
     assert report.checks["nodes"].says == "2 ready, 3 agents connected"
+    assert report.checks["host ids"].says == "none refused, as 3 of 3 processes tell"
     assert SECRET not in report.printed
 
 

@@ -10,7 +10,7 @@ from cluster.client.doctor.patient import Patient
 from cluster.client.doctor.web import Answer, asked
 from cluster.nodes import READY, this_machine
 
-_REFUSED = re.compile(rb'^agent_server_registrations_total\{type="host_id_refused"\} (\S+)', re.MULTILINE)
+_REFUSED = re.compile(rb'^agent_server_registrations_total\{outcome="host_id_refused"\} (\S+)', re.MULTILINE)
 
 
 async def alive(patient: Patient) -> Finding:
