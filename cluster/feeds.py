@@ -179,7 +179,7 @@ class Feeds:
 
     async def expect(self, task_ids: Iterable[str]) -> None:
         """Counts accepted tasks into their executions' hosts. Raises: StoreUnavailable."""
-        items = [item for item in map(messages.execution_of, task_ids) if item[0] != "0"]
+        items = [item for item in dict.fromkeys(map(messages.execution_of, task_ids)) if item[0] != "0"]
         if items and self.results.enabled:
             await self._store.run("expect", [self._executions], packed(items), EXECUTION_MS)
 

@@ -133,6 +133,16 @@ class TaskSpec(Struct, frozen=True):
     file_transfer: FileTransfer | None = None
 
 
+class PlainTransfer(FileTransfer, frozen=True, forbid_unknown_fields=True):
+    """One of known fields alone."""
+
+
+class PlainTask(TaskSpec, frozen=True, forbid_unknown_fields=True):
+    """A task of known fields alone: none of its names can be one of them in another case."""
+
+    file_transfer: PlainTransfer | None = None
+
+
 class Control(Struct, frozen=True):
     """The body of a control call."""
 
@@ -167,6 +177,8 @@ heartbeat = msgspec.json.Decoder(Heartbeat).decode
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _array = msgspec.json.Decoder(list[Raw]).decode
 _task = msgspec.json.Decoder(TaskSpec).decode
+_plain_task = msgspec.json.Decoder(PlainTask).decode
+_plain_tasks = msgspec.json.Decoder(list[PlainTask]).decode
 labels = msgspec.json.Decoder(dict[str, str]).decode
 _quoted = msgspec.json.Encoder().encode
 
@@ -195,7 +207,18 @@ class NewTask(Struct, frozen=True, gc=False):
 def new_task(body: bytes | Raw) -> NewTask:
     """Checks one task as the Go agent would decode it. Raises: BadInput, naming the field."""
     try:
-        text = bytes(body).decode()
+        return _accepted(_plain_task(body), body)
+    except MALFORMED:  # whether that is a fault, and which, is found out the long way
+        return _odd_task(body)
+
+
+def _accepted(spec: TaskSpec, body: bytes | Raw) -> NewTask:
+    return NewTask(checked_task_id(spec.id), bytes(body).decode(), min(max(spec.timeout_sec or 0, 0), 10**9))
+
+
+def _odd_task(body: bytes | Raw) -> NewTask:
+    try:
+        bytes(body).decode()
         spec = _task(body)
         _check_names(_object(body), _TASK_FIELDS)
         if spec.file_transfer is not None:
@@ -204,7 +227,7 @@ def new_task(body: bytes | Raw) -> NewTask:
         raise BadInput("body is not UTF-8") from None
     except MALFORMED as error:
         raise BadInput(fault(error)) from None
-    return NewTask(checked_task_id(spec.id), text, min(max(spec.timeout_sec or 0, 0), 10**9))
+    return _accepted(spec, body)
 
 
 def _check_names(names: dict[str, Raw], known: frozenset[str]) -> None:
@@ -233,15 +256,25 @@ def new_tasks(body: bytes) -> list[NewTask]:
         raise BadInput("body: at least one task")
     if len(elements) > MAX_TASKS:
         raise BadInput(f"body: at most {MAX_TASKS} tasks")
+    specs = _plain_specs(body)
     tasks: dict[str, NewTask] = {}
     for index, element in enumerate(elements):
         try:
-            task = new_task(element)
+            task = _accepted(specs[index], element) if specs else new_task(element)
         except BadInput as error:
             raise BadInput(f"[{index}].{error}") from None
         if tasks.setdefault(task.id, task).json != task.json:
             raise BadInput(f"[{index}].id: twice in the batch, with different contents")
     return list(tasks.values())
+
+
+def _plain_specs(body: bytes) -> list[PlainTask]:
+    """The tasks of a batch, when all of them are plain."""
+    try:
+        body.decode()
+        return _plain_tasks(body)
+    except MALFORMED:
+        return []
 
 
 def decoded(kind: Any, body: bytes) -> Any:
@@ -259,9 +292,11 @@ def execution_of(task_id: str) -> tuple[str, str]:
 
 
 def _positive(text: str) -> str:
-    if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63:
-        return str(int(text))
-    return "0"
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):
+        return "0"
+    if len(text) < 19 and text[0] != "0":  # as most are
+        return text
+    return str(int(text)) if int(text) < 2**63 else "0"
 
 
 # ---- frames to agents -------------------------------------------------------------------------------------------------------
