@@ -1,12 +1,15 @@
 """How tasks are accepted, wherever they come from: posted to a router, or fetched by a node.
 
-Owns the steps and their order; knows neither callers nor sockets. Rules: what is accepted is in the mailbox; the same task again changes
-nothing and is answered as the first time. The doorbell comes after the mailbox and may be lost.
+Owns the steps and their order; knows neither callers nor sockets. Rules:
+
+- What is accepted is in the mailbox; the same task again changes nothing and is answered as the first time.
+- The doorbell comes after the mailbox and may be lost. Where an agent was found last, it is rung in the same breath: right behind the
+  mailbox, on the same connection, so never before it. Who is held elsewhere by now is rung there, once the mailbox has said so.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 from cluster import task_trail
 from cluster.batching import Batcher
@@ -14,12 +17,16 @@ from cluster.errors import MailboxFull, PeerError, StoreUnavailable, TaskConflic
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
 from cluster.mailbox import Accepted, Mailbox, Post
+from cluster.redis_line import Command
 from cluster.registry import Owner
 
 REFUSED = {UnknownAgent: "unknown_agent", MailboxFull: "mailbox_full", TaskConflict: "conflict"}
 OUTCOMES = ("accepted", "repeated", *REFUSED.values())
 PATIENCE_S = 0.1  # behind a call that a distant Redis has not answered: three in a row are to take less than a call may
 FOLLOW_S = 0.5  # that an answer waits for the doorbell and the count, which go on without it
+FOUND = 50_000  # agents of which it is remembered where they were found last
+
+Outcome = Accepted | UnknownAgent | MailboxFull | TaskConflict
 
 
 class Acceptance:
@@ -31,50 +38,85 @@ class Acceptance:
         self._feeds = feeds
         self._inbox = inbox
         self._counts = counts
-        self._posts: Batcher[Post, Accepted | UnknownAgent | MailboxFull | TaskConflict] = Batcher(
+        self._found: dict[str, Owner] = {}
+        self._posts: Batcher[Post, Outcome] = Batcher(
             "enqueue",
-            mailbox.enqueue,
-            weigh=lambda post: sum(len(task.json) for task in post.tasks),
+            self._enqueue,
+            weigh=lambda post: sum([len(task.json) for task in post.tasks]),
             patience_s=PATIENCE_S,
+            follow=self._follow,
         )
-        self._rings: Batcher[tuple[Owner, str], None] = Batcher("ring", self._ring, patience_s=PATIENCE_S)
-        self._expected: Batcher[Sequence[str], None] = Batcher("expect", self._expect, patience_s=PATIENCE_S)
 
     async def accept(self, post: Post) -> Accepted:
         """Accepts these tasks, all or none. Raises: UnknownAgent, MailboxFull, TaskConflict, StoreUnavailable."""
-        outcome = await self._posts.submit(post)
+        outcome = await self.put(post)
         if isinstance(outcome, PeerError):
-            self._counts[REFUSED[type(outcome)]] += len(post.tasks)
             raise outcome
-        self._counts["accepted"] += outcome.new
-        self._counts["repeated"] += len(post.tasks) - outcome.new
-        if task_trail.is_followed():
-            for task in post.tasks:
-                task_trail.tell("accepted", post.agent_id, task.id, status=outcome.status)
-        follow = [asyncio.create_task(self._expected.submit([task.id for task in post.tasks]), name="expect")]
-        if outcome.owner is not None:
-            follow.append(asyncio.create_task(self._rings.submit((outcome.owner, post.agent_id)), name="ring"))
-        await _follow(follow)
         return outcome
+
+    def put(self, post: Post) -> asyncio.Future[Outcome]:
+        """As `accept`, for who does not await: a refusal is a result."""
+        return self._posts.put(post)
 
     async def has_room(self, agent_id: str) -> bool:
         """Whether another task would be taken just now. Raises: StoreUnavailable."""
         return await self._mailbox.has_room(agent_id)
 
-    async def _ring(self, owners: list[tuple[Owner, str]]) -> list[None]:
+    # ---- the steps
+
+    async def _enqueue(self, posts: list[Post]) -> list[Outcome]:
+        rung = {post.agent_id: owner for post in posts if (owner := self._found.get(post.agent_id)) is not None}
+        outcomes = await self._mailbox.enqueue(posts, lambda of_shard: self._doorbells(of_shard, rung))
+        held = {
+            post.agent_id: outcome.owner
+            for post, outcome in zip(posts, outcomes, strict=True)
+            if isinstance(outcome, Accepted) and outcome.owner != rung.get(post.agent_id)
+        }
+        if held:
+            await self._on_missed(held)
+        return outcomes
+
+    def _doorbells(self, posts: Sequence[Post], found: Mapping[str, Owner]) -> list[Command]:
+        agents = dict.fromkeys(post.agent_id for post in posts)
+        return self._inbox.rings((found[agent_id], agent_id) for agent_id in agents if agent_id in found)
+
+    async def _on_missed(self, held: Mapping[str, Owner | None]) -> None:
+        """These agents were not where they were rung, or nowhere: who is held elsewhere is rung there, now and from now on."""
+        owners = [(owner, agent_id) for agent_id, owner in held.items() if owner is not None]
+        for agent_id in held:
+            self._found.pop(agent_id, None)
+        self._found.update((agent_id, owner) for owner, agent_id in owners)
+        while len(self._found) > FOUND:
+            del self._found[next(iter(self._found))]
+        if owners:
+            await _within(FOLLOW_S, "ring", self._ring(owners))
+
+    async def _ring(self, owners: Sequence[tuple[Owner, str]]) -> None:
         with contextlib.suppress(StoreUnavailable):  # renewal finds the mail
-            await self._inbox.ring(list(dict.fromkeys(owners)))
-        return [None] * len(owners)
+            await self._inbox.ring(owners)
 
-    async def _expect(self, posts: list[Sequence[str]]) -> list[None]:
-        await self._feeds.expect([task_id for post in posts for task_id in post])
-        return [None] * len(posts)
+    async def _follow(self, posts: list[Post], outcomes: Sequence[Outcome]) -> None:
+        """What is counted of them."""
+        task_ids: list[str] = []
+        for post, outcome in zip(posts, outcomes, strict=True):
+            if isinstance(outcome, PeerError):
+                self._counts[REFUSED[type(outcome)]] += len(post.tasks)
+                continue
+            self._counts["accepted"] += outcome.new
+            self._counts["repeated"] += len(post.tasks) - outcome.new
+            task_ids += [task.id for task in post.tasks]
+            if task_trail.is_followed():
+                for task in post.tasks:
+                    task_trail.tell("accepted", post.agent_id, task.id, status=outcome.status)
+        if task_ids:
+            await _within(FOLLOW_S, "expect", self._feeds.expect(task_ids))
 
 
-async def _follow(calls: list[asyncio.Task[None]]) -> None:
-    """Waits for them, but not for long: what is late is done all the same."""
-    done, late = await asyncio.wait(calls, timeout=FOLLOW_S)
-    for call in late:
-        call.add_done_callback(lambda call: call.cancelled() or call.exception())
-    for call in done:
-        call.result()
+async def _within(seconds: float, name: str, call: Coroutine[None, None, None]) -> None:
+    """Waits for it, but not for long: what is late is done all the same."""
+    task = asyncio.create_task(call, name=name)
+    await asyncio.wait([task], timeout=seconds)
+    if task.done():
+        task.result()
+    else:
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())

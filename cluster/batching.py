@@ -27,10 +27,12 @@ class Batcher(Generic[Item, Reply]):
         limit: int = 256,
         weigh: Callable[[Item], int] = lambda _: 0,
         patience_s: float | None = None,
+        follow: Callable[[list[Item], Sequence[Reply]], Awaitable[None]] | None = None,
     ) -> None:
         """`call` gets up to `limit` items, of `MAX_BYTES` by `weigh` or one, and answers one reply for each, in order.
 
         `patience_s`: how long an item waits behind a call before it goes in one beside it; None = as long as it takes.
+        `follow`: what is done behind an answered call, before those that asked hear of it; the next call does not wait for it.
         """
         self._name = name
         self._call = call
@@ -38,19 +40,24 @@ class Batcher(Generic[Item, Reply]):
         self._weigh = weigh
         self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
         self._patience_s = patience_s
+        self._follow = follow
+        self._following: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Reply:
         """The reply to this item. Raises: what the call raised."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Reply]:
+        """As `submit`, for who does not await."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if not self._calls:
             self._begin()
         else:
             self._be_patient()
-        return await future
+        return future
 
     def _begin(self) -> None:
         self._calls.add(asyncio.create_task(self._run(), name=f"batch {self._name}"))
@@ -84,16 +91,28 @@ class Batcher(Generic[Item, Reply]):
 
     async def _ask(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
         try:
-            replies = await self._call([item for item, _ in batch])
-            answered = list(zip(batch, replies, strict=True))
+            items = [item for item, _ in batch]
+            replies = await self._call(items)
+            answered = list(zip([future for _, future in batch], replies, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it was, it belongs to those who asked
-            for _, future in (*batch, *self._behind(error)):
-                if not future.done():
-                    future.set_exception(error)
+            _fail([future for _, future in (*batch, *self._behind(error))], error)
             return
-        for (_, future), reply in answered:
-            if not future.done():
-                future.set_result(reply)
+        if self._follow is None:
+            _tell(answered)
+        else:
+            task = asyncio.create_task(
+                self._tell_after(self._follow(items, replies), answered), name=f"behind {self._name}"
+            )
+            self._following.add(task)
+            task.add_done_callback(self._following.discard)
+
+    async def _tell_after(self, follow: Awaitable[None], answered: list[tuple[asyncio.Future[Reply], Reply]]) -> None:
+        try:
+            await follow
+        except Exception as error:  # noqa: BLE001 - as above
+            _fail([future for future, _ in answered], error)
+        else:
+            _tell(answered)
 
     def _behind(self, error: Exception) -> list[tuple[Item, asyncio.Future[Reply]]]:
         """Who waits behind a call that Redis did not answer fails with it: callers are to hear within 3 s, and it took most of them."""
@@ -101,3 +120,15 @@ class Batcher(Generic[Item, Reply]):
             return []
         behind, self._waiting = self._waiting, []
         return behind
+
+
+def _tell(answered: list[tuple[asyncio.Future[Reply], Reply]]) -> None:
+    for future, reply in answered:
+        if not future.done():
+            future.set_result(reply)
+
+
+def _fail(futures: list[asyncio.Future[Reply]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

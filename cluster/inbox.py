@@ -6,7 +6,7 @@ group, so that no entry can hang between delivered and read; bounded; nothing is
 
 | kind | of | the node |
 | --- | --- | --- |
-| `ring` | agent | takes what waits in its mailbox |
+| `ring` | agent, data = further agents | takes what waits in their mailboxes |
 | `send` | agent, epoch, deadline, data | writes the frame, if the epoch is the session's and the time has not run out |
 | `close` | agent, epoch, data = close code | closes that session |
 | `drain`, `undrain` | data = sockets a second | takes no agents and closes those it has, or takes agents again |
@@ -14,7 +14,7 @@ group, so that no entry can hang between delivered and read; bounded; nothing is
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -51,7 +51,18 @@ class Inbox:
 
     async def ring(self, owners: Sequence[tuple[Owner, str]]) -> None:
         """Tells owners that mail waits for an agent: (owner, agent id). Raises: StoreUnavailable."""
-        await self._put([(owner.node, Note("ring", agent_id)) for owner, agent_id in owners])
+        if owners:
+            await self._store.ask(*self.rings(owners), may_repeat=False)
+
+    def rings(self, owners: Iterable[tuple[Owner, str]]) -> list[Command]:
+        """What `ring` says to Redis, for who has to speak to it anyway: one entry a node, however many of its agents are rung."""
+        by_node: dict[str, list[str]] = {}
+        for owner, agent_id in owners:
+            by_node.setdefault(owner.node, []).append(agent_id)
+        return [
+            self._entry(node_id, Note("ring", first, 0, " ".join(others).encode()))
+            for node_id, (first, *others) in by_node.items()
+        ]
 
     async def close(self, claims: Sequence[tuple[Owner, str]], code: int) -> None:
         """Tells the processes of these claims to close the agents' sockets. Raises: StoreUnavailable."""
@@ -84,12 +95,21 @@ class Inbox:
         """(the last id, the notes) that came after an id; waits up to a second for one. Raises: StoreUnavailable."""
         entries = await self._store.read_streams({self._keys.inbox(node_id): after}, READ_NOTES, BLOCK_MS)
         last = entries[-1].id if entries else after
-        return last, [note for entry in entries if b"agent" in entry.fields and (note := _note(entry.fields))]
+        return last, [note for entry in entries if b"agent" in entry.fields for note in _notes(entry.fields)]
 
     async def trim(self, node_id: str, read: str) -> None:
         """Drops what this node has read. Raises: StoreUnavailable."""
         async with self._store.session() as client:
             await client.xtrim(self._keys.inbox(node_id), minid=read, approximate=True)
+
+
+def _notes(fields: dict[bytes, bytes]) -> list[Note]:
+    note = _note(fields)
+    if note is None:
+        return []
+    if note.kind != "ring":
+        return [note]
+    return [Note("ring", agent_id) for agent_id in (note.agent_id, *note.data.decode(errors="replace").split())]
 
 
 def _note(fields: dict[bytes, bytes]) -> Note | None:

@@ -10,7 +10,7 @@ Owns the keys `mail`, `task`, `due`; knows nothing of sockets. Rules, by the nam
 - truth: only a task never sent ends as "expired before delivery". attempts: running out of them ends nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -21,6 +21,7 @@ from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
 from cluster.keys import RECORD_MS, Keys
 from cluster.messages import NewTask
 from cluster.redis_client import Store
+from cluster.redis_line import Command
 from cluster.registry import Owner, by_shard
 from cluster.scripts import packed
 
@@ -152,20 +153,27 @@ class Mailbox:
 
     # ---- accepting
 
-    async def enqueue(self, posts: Sequence[Post]) -> list[Accepted | UnknownAgent | MailboxFull | TaskConflict]:
-        """Accepts tasks, all of a Post or none; the same id with the same bytes again changes nothing. Raises: StoreUnavailable."""
-        return await by_shard(self._keys, posts, lambda post: post.agent_id, self._enqueue)
+    async def enqueue(
+        self, posts: Sequence[Post], behind: Callable[[Sequence[Post]], Sequence[Command]] = lambda _: ()
+    ) -> list[Accepted | UnknownAgent | MailboxFull | TaskConflict]:
+        """Accepts tasks, all of a Post or none; the same id with the same bytes again changes nothing. Raises: StoreUnavailable.
+
+        `behind`: what is sent right behind these tasks, whatever becomes of them; it may be sent twice.
+        """
+        return await by_shard(
+            self._keys,
+            posts,
+            lambda post: post.agent_id,
+            lambda shard, of_shard: self._enqueue(shard, of_shard, behind),
+        )
 
     async def _enqueue(
-        self, shard: int, posts: list[Post]
+        self, shard: int, posts: list[Post], behind: Callable[[Sequence[Post]], Sequence[Command]]
     ) -> list[Accepted | UnknownAgent | MailboxFull | TaskConflict]:
-        keys = [self._keys.in_shard(shard, "owners"), self._keys.in_shard(shard, "due")]
-        for post in posts:
-            keys += [self._keys.of_agent(name, post.agent_id) for name in ("agent", "mail")]
-            keys += [self._keys.task(post.agent_id, task.id) for task in post.tasks]
-        keys += [self._keys.in_shard(shard, name) for name in ("pending", "ledger")]
+        names = ("owners", "due", "agent:", "mail:", "task:", "pending", "ledger")
+        keys = [self._keys.in_shard(shard, name) for name in names]
         arg = packed([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
-        replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open)
+        replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open, behind=behind(posts))
         return [self._answer(reply) for reply in replies]
 
     def _answer(self, reply: list[bytes]) -> Accepted | UnknownAgent | MailboxFull | TaskConflict:

@@ -179,14 +179,18 @@ class Store:
             with contextlib.suppress(RedisError, OSError):
                 await client.aclose()
 
-    async def run(self, name: str, keys: Sequence[str], *args: Word) -> Any:
-        """Runs a script. Raises: StoreUnavailable; it may have been done all the same."""
+    async def run(self, name: str, keys: Sequence[str], *args: Word, behind: Sequence[Command] = ()) -> Any:
+        """Runs a script. Raises: StoreUnavailable; it may have been done all the same.
+
+        `behind`: further commands, in the same go; they are done right behind it, and perhaps once more before it.
+        """
         sha = self._shas.get(name) or self._name(name)
         may_repeat = name not in _ONCE
+        call = len(keys), *keys, *args
         try:
-            return (await self.ask(("EVALSHA", sha, len(keys), *keys, *args), may_repeat=may_repeat))[0]
+            return (await self.ask(("EVALSHA", sha, *call), *behind, may_repeat=may_repeat))[0]
         except NoScriptError:  # Redis sees it for the first time, was restarted, or its scripts were flushed
-            return (await self.ask(("EVAL", scripts.text(name), len(keys), *keys, *args), may_repeat=may_repeat))[0]
+            return (await self.ask(("EVAL", scripts.text(name), *call), *behind, may_repeat=may_repeat))[0]
 
     def _name(self, name: str) -> str:
         sha = hashlib.sha1(scripts.text(name).encode(), usedforsecurity=False).hexdigest()  # what Redis calls it

@@ -21,6 +21,7 @@ from cluster.inbox import Inbox
 from cluster.mailbox import APPEND, Accepted, Delivery, Mailbox, Post, Said, Take, Taken
 from cluster.nodes import NodeDirectory
 from cluster.redis_client import Store
+from cluster.redis_line import Command
 from cluster.registry import Bid, Claim, Registry, Release
 from cluster.settings import Settings
 
@@ -31,11 +32,13 @@ encode = msgspec.json.encode
 class WatchedStore(Store):
     """A store whose scripts touch one slot each, as Redis Cluster asks."""
 
-    async def run(self, name: str, keys: Sequence[str], *args: str | bytes | int) -> Any:
+    async def run(
+        self, name: str, keys: Sequence[str], *args: str | bytes | int, behind: Sequence[Command] = ()
+    ) -> Any:
         """Raises: AssertionError when the keys lie in more than one slot."""
         slots = {key_slot(key.encode()) for key in keys}
         assert len(slots) == 1, f"{name} touches {len(slots)} slots: {keys}"
-        return await super().run(name, keys, *args)
+        return await super().run(name, keys, *args, behind=behind)
 
 
 @dataclass

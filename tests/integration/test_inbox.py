@@ -32,6 +32,13 @@ async def test_a_ring_names_its_agent(node: Core) -> None:
     assert await notes(node) == [Note("ring", "agent-1"), Note("ring", "agent-2")]
 
 
+async def test_all_agents_of_a_node_are_rung_in_one_entry(node: Core) -> None:
+    before = await node.redis.xlen(node.keys.inbox("n1"))
+    await node.inbox.ring([(OWNER, f"agent-{n}") for n in range(300)])
+    assert await node.redis.xlen(node.keys.inbox("n1")) == before + 1
+    assert await notes(node) == [Note("ring", f"agent-{n}") for n in range(300)]
+
+
 async def test_a_close_is_for_one_claim(node: Core) -> None:
     await node.inbox.close([(OWNER, "agent-1")], close_codes.REPLACED)
     assert await notes(node) == [Note("close", "agent-1", 7, b"4409")]
@@ -124,13 +131,15 @@ async def test_an_inbox_that_redis_lost_is_there_again_after_a_beat(node: Core) 
 
 async def test_an_inbox_is_bounded_and_the_oldest_go(node: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox_module, "MAX_NOTES", 100)
-    await node.inbox.ring([(OWNER, f"agent-{n}") for n in range(500)])
+    for n in range(500):
+        await node.inbox.ring([(OWNER, f"agent-{n}")])
     assert await node.redis.xlen(node.keys.inbox("n1")) <= 200
     assert (await notes(node))[-1].agent_id == "agent-499"
 
 
 async def test_what_was_read_is_trimmed_and_what_was_not_stays(node: Core) -> None:
-    await node.inbox.ring([(OWNER, f"agent-{n}") for n in range(500)])
+    for n in range(500):
+        await node.inbox.ring([(OWNER, f"agent-{n}")])
     last, read = await node.inbox.read("n1", "0")
     await node.inbox.trim("n1", last)
     await node.inbox.ring([(OWNER, "agent-500")])

@@ -365,7 +365,7 @@ async def test_a_claim_that_was_taken_over_meanwhile_is_a_new_one_when_it_is_sen
         sent.append((name, keys, args))
         return await run(name, keys, *args)
 
-    core.store.run = remembered  # type: ignore[method-assign]
+    core.store.run = remembered  # type: ignore[method-assign,assignment]
     first, newer = await bid(core, agent_id, "n0"), await bid(core, agent_id, "n1")
     name, keys, args = sent[0]
     ((_, epoch, previous, *_),) = await run(name, keys, *args)

@@ -1,6 +1,7 @@
 """Concurrent callers share calls, and each gets what is its own."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -129,3 +130,34 @@ async def test_who_submits_in_the_moment_of_an_answer_is_not_forgotten() -> None
 
     async with asyncio.timeout(5):
         await asyncio.gather(*(chain() for _ in range(5)))
+
+
+async def test_the_next_call_does_not_wait_for_what_follows_but_those_who_asked_do() -> None:
+    store, followed, let = Store(), list[list[int]](), asyncio.Event()
+    store.open.set()
+
+    async def follow(items: list[int], replies: Sequence[int]) -> None:
+        followed.append([*items, *replies])
+        await let.wait()
+
+    batcher = Batcher("test", store.double, follow=follow)
+    first = submitted(batcher, 1)
+    await eventually(lambda: not followed)
+    second = submitted(batcher, 2)
+    await eventually(lambda: len(followed) < 2)
+    assert followed == [[1, 2], [2, 4]]
+    assert not any(task.done() for task in (*first, *second))
+    let.set()
+    assert await asyncio.gather(*first, *second) == [2, 4]
+
+
+async def test_what_goes_wrong_behind_a_call_reaches_those_who_asked() -> None:
+    store = Store()
+    store.open.set()
+
+    async def follow(items: list[int], replies: Sequence[int]) -> None:
+        raise StoreUnavailable("away")
+
+    batcher = Batcher("test", store.double, follow=follow)
+    with pytest.raises(StoreUnavailable):
+        await batcher.submit(1)
