@@ -23,6 +23,7 @@ import contextlib
 import logging
 import math
 import socket
+from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 import httptools
@@ -32,14 +33,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from cluster import http_limits as limit
+from cluster.exchange import Exchange
 from cluster.http_limits import BodyBudget, HttpLimits, OpenHead
+from cluster.plain_request import plain_request
 from cluster.refusal import Refusal, hang_up
 
-__all__ = ["BodyBudget", "HttpLimits", "HttpProtocol"]
+__all__ = ["BodyBudget", "HttpLimits", "HttpProtocol", "Shortcut"]
 
 log = logging.getLogger(__name__)
 
 _LARGE_BODY_BYTES = 64 * 1024  # smaller ones are not worth a place in the budget
+
+
+Shortcut = Callable[[Exchange], bool]
 
 
 class _StopParserError(Exception):
@@ -61,11 +67,14 @@ class HttpProtocol(HttpToolsProtocol):
         *,
         limits: HttpLimits,
         bodies: BodyBudget | None = None,
+        shortcut: Shortcut | None = None,
     ) -> None:
+        """`shortcut` is shown each whole request whose turn it is: True, it answers it; else the application does."""
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._harmless_bytes = limits.harmless_bytes
         self._bodies = bodies
+        self._shortcut = shortcut
         self._held_bytes = 0  # of that budget
         self._timer: asyncio.TimerHandle | None = None
         self._since_s = 0.0  # when what is waited for began
@@ -155,7 +164,7 @@ class HttpProtocol(HttpToolsProtocol):
     # What comes in
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._refusal is not None or (self._shortcut is not None and self._is_taken(data)):
             return
         self._fed_bytes += len(data)
         try:
@@ -171,6 +180,37 @@ class HttpProtocol(HttpToolsProtocol):
                 self._on_unfinished(data)
             else:
                 self._fed_bytes = 0
+
+    def _is_taken(self, data: bytes) -> bool:
+        """Whether this is a whole request for the shortcut. If not, nothing has happened, and the parser gets it."""
+        if self._fed_bytes or self._is_last_call or not self._is_idle() or self.flow.write_paused:
+            return False
+        request = plain_request(data, self._harmless_bytes, min(self._limits.max_body_bytes, _LARGE_BODY_BYTES))
+        if request is None:
+            return False
+        path, headers, body = request
+        cycle = self._cycle_of({"type": "http", "method": "POST", "path": path, "headers": list(headers.items())})
+        cycle.body, cycle.more_body = bytearray(body), False
+        return self._shortcut is not None and self._shortcut(Exchange(cycle)) and self._hold(cycle)
+
+    def _cycle_of(self, scope: dict[str, Any]) -> RequestResponseCycle:
+        return RequestResponseCycle(
+            scope=cast("HTTPScope", scope),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=self.on_response_complete,
+        )
+
+    def _hold(self, cycle: RequestResponseCycle) -> bool:
+        self.scope, self.cycle, self._running = cycle.scope, cycle, cycle
+        return True
 
     def on_headers_complete(self) -> None:
         if self._fed_bytes > self._harmless_bytes or len(self.headers) > self._limits.max_headers:
@@ -213,19 +253,23 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.more_body = False
         cycle.message_event.set()
         if self._turn is not None:
-            (self._running, app), self._turn = self._turn, None
-            super()._start_asgi_task(self._running, app)
+            (cycle, app), self._turn = self._turn, None
+            self._run(cycle, app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Called when it is a request's turn: with its head, or, behind others, when they are answered."""
         if not cycle.more_body:
-            self._running = cycle
-            super()._start_asgi_task(cycle, app)
+            self._run(cycle, app)
             return
         self._turn = (cycle, app)
         if cycle.waiting_for_100_continue:
             cycle.waiting_for_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _run(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        if self._shortcut is None or self.flow.write_paused or not self._shortcut(Exchange(cycle)):
+            super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1

@@ -10,6 +10,8 @@ import re
 import secrets
 from uuid import UUID
 
+_BLOCK_BYTES = 64  # of SHA-256
+
 # What can travel in a Sec-WebSocket-Protocol header (RFC 9110, 5.6.2, without the back-tick).
 _TOKEN = re.compile(r"[!#$%&'*+.^_|~0-9A-Za-z-]{1,256}")
 
@@ -50,15 +52,22 @@ class Signer:
     """Signs and verifies control-plane calls with one shared secret."""
 
     def __init__(self, secret: str, clock_skew_s: float) -> None:
-        self._mac = hmac.new(secret.encode(), digestmod="sha256")
+        key = secret.encode()
+        key = (hashlib.sha256(key).digest() if len(key) > _BLOCK_BYTES else key).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
         self._clock_skew_s = clock_skew_s
 
     def sign(self, timestamp: str, method: str, path: str, body: bytes) -> str:
         """The value of X-Signature. `path` is percent-decoded, without query, with its slash as sent."""
-        mac = self._mac.copy()
-        mac.update(f"{timestamp}\n{method}\n{path}\n".encode("utf-8", "surrogateescape"))
-        mac.update(body)
-        return mac.hexdigest()
+        inner, outer = (
+            self._inner.copy(),
+            self._outer.copy(),
+        )  # RFC 2104; the states that every call begins with are made once
+        inner.update(f"{timestamp}\n{method}\n{path}\n".encode("utf-8", "surrogateescape"))
+        inner.update(body)
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
     def refusal(
         self, timestamp: str | None, signature: str | None, method: str, path: str, body: bytes, now_s: float

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from cluster import settings
-from cluster.http_protocol import BodyBudget, HttpLimits, HttpProtocol
+from cluster.http_protocol import BodyBudget, HttpLimits, HttpProtocol, Shortcut
 
 STOP_S = 4.0  # what an ending server may take to answer what was asked
 BODIES_BYTES = 256 << 20  # what large request bodies of one server may hold together
@@ -50,12 +50,16 @@ class Server(uvicorn.Server):
 
 
 def server(
-    app: ASGIApp, limits: HttpLimits, ws: Callable[..., Any] | None = None, tls: ssl.SSLContext | None = None
+    app: ASGIApp,
+    limits: HttpLimits,
+    ws: Callable[..., Any] | None = None,
+    tls: ssl.SSLContext | None = None,
+    shortcut: Shortcut | None = None,
 ) -> Server:
-    """A server of an app. `ws`: the protocol class of WebSocket upgrades, None = there are none."""
+    """A server of an app. `ws`: the protocol class of WebSocket upgrades, None = there are none; `shortcut`: see `HttpProtocol`."""
     config = uvicorn.Config(
         app,
-        http=partial(HttpProtocol, limits=limits, bodies=BodyBudget(BODIES_BYTES)),  # type: ignore[arg-type]
+        http=partial(HttpProtocol, limits=limits, bodies=BodyBudget(BODIES_BYTES), shortcut=shortcut),  # type: ignore[arg-type]
         ws=ws or "none",  # type: ignore[arg-type]
         loop="none",
         lifespan="off",

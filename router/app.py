@@ -35,6 +35,7 @@ from router import figures
 from router.agents import AgentCalls
 from router.bookkeeping import Bookkeeping
 from router.handover import Handover, HandoverProtocol, Target
+from router.hot_calls import HotCalls
 from router.in_time import InTime
 from router.itself import SelfCalls
 from router.nodes import NodeCalls
@@ -96,9 +97,8 @@ class RouterProcess:
         )
         self._feeds = Feeds(store, settings)
         inbox, mailbox = Inbox(store), Mailbox(store, settings.tasks)
-        self._task_calls = TaskCalls(
-            self._registry, mailbox, self._feeds, inbox, Acceptance(mailbox, self._feeds, inbox, tasks)
-        )
+        taker = Acceptance(mailbox, self._feeds, inbox, tasks)
+        self._task_calls = TaskCalls(self._registry, mailbox, self._feeds, inbox, taker)
         self._node_calls = NodeCalls(directory, self._registry, inbox)
         self._agent_calls = AgentCalls(self._registry, self._feeds, inbox, store.now_ms, self._nodes.is_alive)
         trimmer = Trimmer(store, settings)
@@ -113,6 +113,7 @@ class RouterProcess:
             serving.limits_of(settings.server),
             partial(HandoverProtocol, handover=self._handover),
             serving.tls_context(settings.server),
+            HotCalls(taker, self._signer()),
         )
         self._admin = serving.server(
             admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
@@ -129,11 +130,15 @@ class RouterProcess:
         figures.of_cluster(counters, self._bookkeeping)
 
     def _app(self) -> ASGIApp:
-        auth, server = self._settings.auth, self._settings.server
         app: ASGIApp = InTime(app_of(self._routes()))
-        if auth.require_signature:
-            app = RequireSignature(app, Signer(auth.shared_secret, auth.clock_skew_s))
-        return TrustedProxies(app, server.trusted_proxies)
+        signer = self._signer()
+        if signer is not None:
+            app = RequireSignature(app, signer)
+        return TrustedProxies(app, self._settings.server.trusted_proxies)
+
+    def _signer(self) -> Signer | None:
+        auth = self._settings.auth
+        return Signer(auth.shared_secret, auth.clock_skew_s) if auth.require_signature else None
 
     def _routes(self) -> list[Call]:
         register = RegistrationEndpoint(

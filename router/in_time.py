@@ -8,6 +8,7 @@ from cluster.errors import StoreUnavailable
 from cluster.replies import reply_to
 
 WITHIN_S = 2.8
+LATE = StoreUnavailable("Redis does not answer in time")
 HELD = frozenset(("/api/agents/register", "/api/agents/register/"))  # agents wait longer, and must not be refused
 
 
@@ -35,4 +36,4 @@ class InTime:
         except TimeoutError:
             if has_begun or not deadline.expired():
                 raise
-            await reply_to(StoreUnavailable("Redis does not answer in time"))(scope, receive, send)
+            await reply_to(LATE)(scope, receive, send)

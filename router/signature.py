@@ -1,6 +1,8 @@
 """The signature of control-plane calls, checked before anything looks at them. Knows no route but those that are not signed."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,13 +26,18 @@ class RequireSignature:
             await self._app(scope, receive, send)
             return
         body = await _body(receive)
-        headers = dict(scope["headers"])
-        timestamp, signature = _text(headers.get(b"x-timestamp")), _text(headers.get(b"x-signature"))
-        refusal = self._signer.refusal(timestamp, signature, scope["method"], scope["path"], body, time.time())
+        refusal = refusal_of(self._signer, scope, body)
         if refusal:
             await error_reply(403, BAD_PARAMETER, refusal)(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
+
+
+def refusal_of(signer: Signer, scope: Mapping[str, Any], body: bytes) -> str:
+    """Why this request is refused, in one line; "" when it is signed as it must be."""
+    headers = dict(scope["headers"])
+    timestamp, signature = _text(headers.get(b"x-timestamp")), _text(headers.get(b"x-signature"))
+    return signer.refusal(timestamp, signature, scope["method"], scope["path"], body, time.time())
 
 
 async def _body(receive: Receive) -> bytes:

@@ -6,7 +6,6 @@ Rules: what is answered 200 is in the mailbox; a repeated call changes nothing a
 
 import contextlib
 import logging
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -19,10 +18,11 @@ from cluster.acceptance import Acceptance
 from cluster.errors import BadInput, StoreUnavailable, UnknownAgent, UnknownTask
 from cluster.feeds import Feeds
 from cluster.inbox import Inbox
-from cluster.mailbox import Cancelled, Mailbox, Post, TaskState
+from cluster.mailbox import Cancelled, Mailbox, TaskState
 from cluster.messages import CancelBatch
 from cluster.registry import Registry
 from cluster.replies import json_reply
+from router import posting
 
 CANCELS = 1000  # in one script call
 
@@ -46,17 +46,14 @@ class TaskCalls:
     async def post(self, request: Request) -> Response:
         """One task."""
         agent_id = await self._registry.resolve(request.path_params["agent"])
-        task = messages.new_task(await request.body())
-        accepted = await self._acceptance.accept(Post(agent_id, "", [task]))
-        return json_reply({"task_id": task.id, "agent_id": agent_id, "status": accepted.status})
+        post = posting.single(agent_id, await request.body())
+        return json_reply(posting.told_single(post, await self._acceptance.accept(post)))
 
     async def post_batch(self, request: Request) -> Response:
         """Many tasks for one agent: all or none."""
         agent_id = await self._registry.resolve(request.path_params["agent"])
-        tasks = messages.new_tasks(await request.body())
-        accepted = await self._acceptance.accept(Post(agent_id, f"batch:{secrets.token_hex(8)}", tasks))
-        ids = [task.id for task in tasks]
-        return json_reply({"task_ids": ids, "agent_id": agent_id, "status": accepted.status, "count": len(ids)})
+        post = posting.batch(agent_id, await request.body())
+        return json_reply(posting.told_batch(post, await self._acceptance.accept(post)))
 
     # ---- looking
 

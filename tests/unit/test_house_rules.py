@@ -49,6 +49,7 @@ ONLY_HERE = {
     "uvicorn": {
         "cluster.serving": "runs uvicorn as this project does",
         "cluster.http_protocol": "hardens uvicorn's HTTP protocol",
+        "cluster.exchange": "answers a request of it",
         "node.handshake": "takes the place of uvicorn's WebSocket protocol",
         "router.handover": "takes the place of uvicorn's WebSocket protocol",
         "cluster.lab.bench.limit_asgi": "uvicorn alone, which the router is compared with",

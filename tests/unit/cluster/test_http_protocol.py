@@ -19,7 +19,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from cluster.http_protocol import BodyBudget, HttpLimits, HttpProtocol
+from cluster.exchange import Exchange
+from cluster.http_protocol import BodyBudget, HttpLimits, HttpProtocol, Shortcut
 from tests.support.eventually import eventually_blocking
 
 HOST = b"Host: test\r\n"
@@ -34,6 +35,7 @@ LIMITS = HttpLimits(
 PATIENT = replace(LIMITS, write_stall_s=5)
 LARGE_ANSWER = b"x" * 32_000_000
 TOLD_OF_THE_END: list[str] = []
+TAKEN: set[asyncio.Task[None]] = set()
 USER_TIMEOUTS: list[int] = []
 
 
@@ -88,6 +90,7 @@ class Served:
         *,
         bodies: BodyBudget | None = None,
         ws: Any = TellUpgrade,
+        shortcut: Shortcut | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self.protocols: weakref.WeakSet[HttpProtocol] = weakref.WeakSet()
@@ -95,7 +98,7 @@ class Served:
         bound = socket.create_server(("127.0.0.1", 0))
         self.listener = socket.socket(fileno=bound.detach())  # says that it is TCP, for which asyncio sets TCP_NODELAY
         self.port = self.listener.getsockname()[1]
-        http = functools.partial(self._protocol, limits=limits, bodies=bodies)
+        http = functools.partial(self._protocol, limits=limits, bodies=bodies, shortcut=shortcut)
         self.server = uvicorn.Server(
             uvicorn.Config(application, http=http, ws=ws, lifespan="off", log_config=None, access_log=False)  # type: ignore[arg-type]
         )
@@ -237,9 +240,17 @@ LAST = b"Connection: close"
 WEBSOCKET = (b"Connection: Upgrade", b"Upgrade: websocket")
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with Served() as server:
+def take_everything(exchange: Exchange) -> bool:
+    """A shortcut that answers as the application does."""
+    task = asyncio.get_running_loop().create_task(exchange._cycle.run_asgi(cast("Any", application)))
+    TAKEN.add(task)
+    task.add_done_callback(TAKEN.discard)
+    return True
+
+
+@pytest.fixture(scope="module", params=[None, take_everything, lambda _: False], ids=["app", "shortcut", "declined"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    with Served(shortcut=request.param) as server:
         yield server
 
 

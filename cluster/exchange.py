@@ -1,0 +1,43 @@
+"""One whole request, and the one answer to it, for who answers without an application.
+
+Owns the writing of such an answer: what uvicorn's `send` would write, in one piece. Knows no route. Who answers late does no harm: what is
+said to a connection that has gone is dropped.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+
+class Exchange:
+    """A request whose turn it is, its body whole."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """As ASGI has it: `method`, `path`, `headers`, at the least."""
+        return cast("dict[str, Any]", self._cycle.scope)
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return bytes(self._cycle.body)
+
+    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Writes the answer, of which `headers` say the length, and ends the request."""
+        cycle = self._cycle
+        cycle.response_started = True
+        if cycle.disconnected or cycle.transport.is_closing():
+            return
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, end, body)))
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()

@@ -1,0 +1,99 @@
+"""The calls that post tasks, answered without an application: most of what control planes ask, and all that they ask in a hurry.
+
+A shortcut of the HTTP protocol, which has judged the request's head and holds the whole of its body. Owns the calls that it took until
+they are answered. Knows the rules of no call: signature, decoding, acceptance and answers are those of the ordinary way.
+
+Rules:
+
+- What is unusual in any way is declined, before anything was done about it, and goes the ordinary way: another path or method, a host's
+  id in the place of an agent's, a signature or a body that is not good. So what is said to a bad request is said in one place.
+- What was taken is answered within `WITHIN_S`, as in `router.in_time`: one timer looks after all of them.
+"""
+
+import asyncio
+import logging
+import re
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from cluster.acceptance import Acceptance, Outcome
+from cluster.errors import BadInput, PeerError, StoreUnavailable
+from cluster.exchange import Exchange
+from cluster.mailbox import Accepted, Post
+from cluster.replies import INTERNAL, error_reply, reply_to
+from cluster.security import Signer
+from router import posting
+from router.in_time import LATE, WITHIN_S
+from router.signature import refusal_of
+
+_PATH = re.compile(r"/api/agents/(?P<agent>[A-Za-z0-9._-]{1,64})/tasks(?P<batch>/batch)?/?")
+_JSON = (b"content-type", b"application/json")
+_encode = msgspec.json.encode
+
+logger = logging.getLogger(__name__)
+
+
+class HotCalls:
+    """A `cluster.http_protocol.Shortcut`."""
+
+    def __init__(self, acceptance: Acceptance, signer: Signer | None) -> None:
+        """`signer`: None where calls need no signature."""
+        self._acceptance = acceptance
+        self._signer = signer
+        self._under_way: dict[Exchange, float] = {}  # and until when; the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, exchange: Exchange) -> bool:
+        """Takes this request, or declines it."""
+        scope = exchange.scope
+        found = _PATH.fullmatch(scope["path"]) if scope["method"] == "POST" else None
+        if found is None or found["agent"].isdigit():
+            return False
+        body = exchange.body
+        if self._signer is not None and refusal_of(self._signer, scope, body):
+            return False
+        try:
+            post = (posting.batch if found["batch"] else posting.single)(found["agent"], body)
+        except BadInput:
+            return False
+        self._wait(exchange)
+        self._acceptance.put(post).add_done_callback(partial(self._on_outcome, exchange, post))
+        return True
+
+    def _on_outcome(self, exchange: Exchange, post: Post, asked: asyncio.Future[Outcome]) -> None:
+        outcome = asked.exception() or asked.result()
+        if self._under_way.pop(exchange, None) is None:  # it was told that it took too long
+            return
+        if isinstance(outcome, Accepted):
+            told = posting.told_batch if post.batch else posting.told_single
+            body = _encode(told(post, outcome))
+            exchange.answer(200, ((b"content-length", b"%d" % len(body)), _JSON), body)
+        elif isinstance(outcome, PeerError | StoreUnavailable):
+            _answer(exchange, reply_to(outcome))
+        else:
+            logger.error("POST %s failed", exchange.scope["path"], exc_info=outcome)
+            _answer(exchange, error_reply(500, INTERNAL, "internal error"))
+
+    # ---- in time
+
+    def _wait(self, exchange: Exchange) -> None:
+        loop = asyncio.get_running_loop()
+        self._under_way[exchange] = loop.time() + WITHIN_S
+        if self._timer is None:
+            self._timer = loop.call_later(WITHIN_S, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for exchange, deadline_s in list(self._under_way.items()):
+            if deadline_s > loop.time():
+                self._timer = loop.call_at(deadline_s, self._look_at_the_clock)
+                return
+            del self._under_way[exchange]
+            _answer(exchange, reply_to(LATE))
+
+
+def _answer(exchange: Exchange, reply: Any) -> None:
+    exchange.answer(reply.status_code, reply.raw_headers, bytes(reply.body))
