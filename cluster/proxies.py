@@ -8,6 +8,7 @@ rightmost), as everything to the left of it may have been sent by the client; a 
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 from cluster.errors import BadInput, ConfigError
@@ -17,6 +18,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEERS = 1024  # that are remembered: control planes and proxies are few, and ask often
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -36,10 +39,11 @@ class TrustedProxies:
         """`trusted` are addresses or networks. Raises: ConfigError."""
         self._app = app
         self._networks = [_network(text) for text in trusted]
+        self._trusts_peer = lru_cache(PEERS)(lambda peer: self._trusts(_address(peer)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection or request."""
-        if scope["type"] in ("http", "websocket") and self._trusts(_address(_peer(scope))):
+        if scope["type"] in ("http", "websocket") and self._trusts_peer(_peer(scope)):
             scope = {**scope, **self._forwarded(scope)}
         await self._app(scope, receive, send)
 

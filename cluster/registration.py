@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cluster import messages, security
+from cluster.batching import Batcher
 from cluster.errors import BadInput, Refused, StoreUnavailable, TooManyNew, UnknownAgent
 from cluster.feeds import Feeds, StatusEntry, identity
 from cluster.messages import Registration
@@ -25,7 +26,7 @@ from cluster.verification import Verdict, Verification, shown
 
 HOLD_S = 25.0  # the agent's client waits 30
 TELL_S = 2.0
-AT_ONCE = 16  # registrations that talk to Redis; a storm waits its turn, and leaves connections for the others
+AT_ONCE = 128  # registrations that talk to Redis, and share its calls; a storm waits its turn
 RETRY_S = 0.5
 NEW_BURST, NEW_PER_S = 10_000, 100  # new agents of one address
 ADDRESSES = 10_000  # of which a pace is remembered
@@ -52,6 +53,11 @@ class Pace:
             del self._buckets[next(iter(self._buckets))]
         return left >= 1
 
+    def give_back(self, address: str) -> None:
+        """What was taken was not needed."""
+        if (bucket := self._buckets.get(address)) is not None:
+            self._buckets[address] = (bucket[0] + 1, bucket[1])
+
 
 class RegistrationEndpoint:
     """The Starlette endpoint."""
@@ -70,6 +76,7 @@ class RegistrationEndpoint:
         self._verification = verification
         self._pace = Pace()
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._entries: Batcher[StatusEntry, None] = Batcher("registered", self._append)
 
     async def register(self, request: Request) -> Response:
         """Registers, and tells where to connect."""
@@ -123,15 +130,23 @@ class RegistrationEndpoint:
         return verdict is Verdict.ACCEPTED or self._is_open
 
     async def _register(self, token: str, body: Registration, address: str, *, may_be_new: bool) -> Registered:
-        name, host_id, labels, system = _profile(body)
+        is_free = may_be_new and self._pace.allows(address, asyncio.get_running_loop().time())
+        is_new = False
         try:
-            return await self._registry.register(token, name, host_id, labels, system, may_be_new=False)
+            registered = await self._registry.register(token, *_profile(body), may_be_new=is_free)
+            is_new = registered.is_new
         except UnknownAgent:
-            if not may_be_new:
-                raise
-        if not self._pace.allows(address, asyncio.get_running_loop().time()):
-            raise TooManyNew("too many new agents from this address")
-        return await self._registry.register(token, name, host_id, labels, system, may_be_new=True)
+            if may_be_new:
+                raise TooManyNew("too many new agents from this address") from None
+            raise
+        finally:
+            if is_free and not is_new:
+                self._pace.give_back(address)
+        return registered
+
+    async def _append(self, entries: list[StatusEntry]) -> list[None]:
+        await self._feeds.append_status(entries)
+        return [None] * len(entries)
 
     async def _tell(self, registered: Registered, body: Registration) -> None:
         """The counts, the log's line and the status feed's entry, which says what the profile does."""
@@ -153,7 +168,7 @@ class RegistrationEndpoint:
         )
         try:
             async with asyncio.timeout(TELL_S):
-                await self._feeds.append_status([StatusEntry(registered.id, "0", "any", entry)])
+                await self._entries.submit(StatusEntry(registered.id, "0", "any", entry))
         except (StoreUnavailable, TimeoutError):
             logger.warning("the status feed misses a registration", extra=fields)
 

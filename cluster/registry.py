@@ -165,6 +165,7 @@ class Registry:
         self._max_takeovers = max_takeovers
         self._hosts = Hosts(store, self.timeout_ms)
         self._profiles: Batcher[str, Profile | None] = Batcher("profiles", self.profiles)
+        self._registrations: Batcher[tuple[str, ...], list[Any]] = Batcher("register", self._register)
 
     # ---- who it is
 
@@ -188,20 +189,22 @@ class Registry:
         Raises: UnknownAgent when the token is new and `may_be_new` is false; Refused when it was revoked; StoreUnavailable.
         """
         agent_id = self.id_of(token)
-        seen: list[str | bytes | int] = [name, _encode(labels), _encode(system)]
+        seen = [name, _encode(labels).decode(), _encode(system).decode()]
         seen += [str(system.get(field) or "") for field in ("hostname", "os", "arch")]
-        reply = await self._store.run(
-            "register",
-            [self._keys.of_agent("agent", agent_id), self._of(agent_id, "agents")],
-            *(agent_id, security.token_hash(token), int(may_be_new), CONNECT_WITHIN_S * 1000),
-            *seen,
-        )
+        reply = await self._registrations.submit((agent_id, security.token_hash(token), str(int(may_be_new)), *seen))
         if reply[0] == b"revoked":
             raise Refused("this token was revoked")
         if reply[0] == b"unknown":
             raise UnknownAgent("unknown token")
         is_given = await self._hosts.give(agent_id, host_id, reply[3])
         return Registered(agent_id, bool(reply[2]), reply[1], not is_given)
+
+    async def _register(self, items: Sequence[tuple[str, ...]]) -> list[list[Any]]:
+        return await by_shard(self._keys, items, lambda item: item[0], self._register_in)
+
+    async def _register_in(self, shard: int, items: list[tuple[str, ...]]) -> list[list[Any]]:
+        keys = [self._keys.in_shard(shard, name) for name in ("agents", "agent:")]
+        return list(await self._store.run("register", keys, packed(items), CONNECT_WITHIN_S * 1000))
 
     async def profile(self, agent_id: str) -> Profile | None:
         """One profile with its owner; None when there is no such agent."""

@@ -37,6 +37,15 @@ def test_who_is_refused_loses_nothing_by_asking_again() -> None:
     assert sum(taken(pace, "1.2.3.4", (n + 1) / steps, 5) for n in range(steps)) == pytest.approx(NEW_PER_S, abs=1)
 
 
+def test_what_was_not_needed_is_given_back() -> None:
+    pace = Pace()
+    assert taken(pace, "1.2.3.4", 0.0, NEW_BURST) == NEW_BURST
+    pace.give_back("1.2.3.4")
+    assert taken(pace, "1.2.3.4", 0.0, 2) == 1
+    pace.give_back("unknown")
+    assert taken(pace, "unknown", 0.0, NEW_BURST + 50) == NEW_BURST
+
+
 def test_one_address_does_not_slow_another() -> None:
     pace = Pace()
     taken(pace, "1.2.3.4", 0.0, NEW_BURST + 1)
