@@ -32,6 +32,7 @@ class Exchange:
         """Writes the answer, of which `headers` say the length, and ends the request."""
         cycle = self._cycle
         cycle.response_started = True
+        cycle.body = bytearray()  # the connection remembers its last request until the next
         if cycle.disconnected or cycle.transport.is_closing():
             return
         lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]

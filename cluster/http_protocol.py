@@ -6,6 +6,7 @@ pair of Content-Length and Transfer-Encoding.
 
 Rules:
 - An application starts when its request's body is there as a whole: it never sees half a body, or a peer that leaves amid one.
+- What came in one piece and is plain (cluster/plain_request.py) the parser does not see, if there is a shortcut, and it takes it.
 - A refusal stands behind the answers to what was asked before it on the same connection.
 - One timer a connection, which looks at the clock and comes back; requests start none.
 
