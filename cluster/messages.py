@@ -4,6 +4,7 @@ Owns the shapes and their bounds; knows neither sockets nor Redis. Rules: unknow
 64-bit, as in the Go programs on the other side; what the control plane posts as a task is carried byte for byte.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -213,7 +214,10 @@ def new_task(body: bytes | Raw) -> NewTask:
 
 
 def _accepted(spec: TaskSpec, body: bytes | Raw) -> NewTask:
-    return NewTask(checked_task_id(spec.id), bytes(body).decode(), min(max(spec.timeout_sec or 0, 0), 10**9))
+    timeout_s = spec.timeout_sec
+    return NewTask(
+        checked_task_id(spec.id), bytes(body).decode(), min(timeout_s, 10**9) if timeout_s and timeout_s > 0 else 0
+    )
 
 
 def _odd_task(body: bytes | Raw) -> NewTask:
@@ -291,6 +295,7 @@ def execution_of(task_id: str) -> tuple[str, str]:
     return _positive(parts[0]), _positive(parts[2]) if len(parts) > 2 else "0"
 
 
+@lru_cache(4096)  # an execution's tasks come together, and so do a host's
 def _positive(text: str) -> str:
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         return "0"
