@@ -2,7 +2,7 @@
 
 Owns the feeds, what keeps their entries unique, and an execution's progress; knows nothing of sockets or ownership. Rules:
 
-- Every result, log line and status entry passes one append script: written once whichever process brings it, however often.
+- Every result, log line and status entry passes one check of what was seen: written once whichever process brings it, however often.
 - An entry that is decided but not yet written is owed (`unfed`), until `paid` says that it is in its feed.
 - All values are strings. A disabled feed takes everything and writes nothing.
 - A feed whose key holds something else takes nothing (`FeedBlocked`), until that is gone; the other feeds go on.
@@ -27,7 +27,7 @@ OWED_PAGE = 1000  # read in one round trip
 
 
 class ResultEntry(Struct, frozen=True, array_like=True, gc=False):
-    """A result on its way to the feed. All strings; times: `started_at`, `finished_at` s, `received_at` ms. See _end_task.lua."""
+    """A result on its way to the feed. All strings; times: `started_at`, `finished_at` s, `received_at` ms. See _end_task.lua, _append_results.lua."""
 
     agent_id: str
     task_id: str
@@ -110,7 +110,8 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
+def result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
+    """What a script that appends is told of it: see _append_results.lua."""
     message = "" if entry.is_end else _hash("m", entry.agent_id, entry.message_id)
     return message, end_mark(entry.agent_id, entry.task_id), *messages.execution_of(entry.task_id), entry
 
@@ -168,14 +169,24 @@ class Feeds:
         """Writes results; those that are there already, or come after their task's end, are left out. Raises: StoreUnavailable."""
         if not self.results.enabled or not entries:
             return
-        items = [_result_item(entry) for entry in entries]
-        keys = [*self._seen_keys(self.results.key), self._executions]
+        items = [result_item(entry) for entry in entries]
         with self._store.of_feed(self.results.key):
-            written = await self._store.run("append_results", keys, packed(items), GENERATION_MS, EXECUTION_MS)
-        self.ends.note_results(entries, len(items) - int(written))
+            written = await self._store.run(
+                "append_results", self.result_keys, packed(items), GENERATION_MS, EXECUTION_MS
+            )
+        self.note_written(entries, int(written))
+
+    def note_written(self, entries: Sequence[ResultEntry], new: int) -> None:
+        """These are in their feed; so many of them were not before."""
+        self.ends.note_results(entries, len(entries) - new)
         if task_trail.is_followed():
             for entry in entries:
                 task_trail.tell("written", entry.agent_id, entry.task_id, status=entry.status)
+
+    @property
+    def result_keys(self) -> list[str]:
+        """The keys of a script that appends results."""
+        return [*self._seen_keys(self.results.key), self._executions]
 
     async def expect(self, task_ids: Iterable[str]) -> None:
         """Counts accepted tasks into their executions' hosts. Raises: StoreUnavailable."""
@@ -217,14 +228,7 @@ class Feeds:
         if not self.stats.enabled or not entries:
             return
         with self._store.of_feed(self.stats.key):
-            await self._append_stats(entries)
-
-    async def _append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
-        async with self._store.session() as client:
-            pipe = client.pipeline(transaction=False)
-            for fields in entries:
-                pipe.xadd(self.stats.key, dict(zip(fields[::2], fields[1::2], strict=True)))
-            await pipe.execute()
+            await self._store.ask(*(("XADD", self.stats.key, "*", *fields) for fields in entries), may_repeat=False)
 
     @property
     def _epochs(self) -> str:

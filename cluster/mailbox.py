@@ -5,7 +5,7 @@ Owns the keys `mail`, `task`, `due`; knows nothing of sockets. Rules, by the nam
 - mark: a task is marked sent, under the owner's epoch, before its frame is written; refused or unanswered, nothing is written.
 - seq: `take` hands out what was never sent, in order; a cursor in the agent's key says how far that went.
 - spurious, fact: settling judges by task; the first real end wins, whichever epoch brings it.
-- owed: whatever ends a task owes its entry to the feed in the same script.
+- owed: whatever ends a task owes its entry to the feed in the same script, or puts it there (cluster/outcomes.py).
 - cancel: a cancel of a sent task is kept in its record, told on every session, and replaces redelivery.
 - truth: only a task never sent ends as "expired before delivery". attempts: running out of them ends nothing.
 """
@@ -228,9 +228,12 @@ class Mailbox:
         return await by_shard(self._keys, said, lambda item: item.agent_id, self._settle)
 
     async def _settle(self, shard: int, said: list[Said]) -> list[int]:
+        return list(await self._store.run("settle", self.settle_keys(shard), packed(said), STRANGERS, RECORD_MS))
+
+    def settle_keys(self, shard: int) -> list[str]:
+        """The keys of a script that settles: first those of mailboxes, last the books."""
         stems = ("mail:", "cancels:", "task:", "strangers:")
-        keys = [self._keys.in_shard(shard, name) for name in ("unfed", "due", *stems, "ledger")]
-        return list(await self._store.run("settle", keys, packed(said), STRANGERS, RECORD_MS))
+        return [self._keys.in_shard(shard, name) for name in ("unfed", "due", *stems, "ledger")]
 
     async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
         """Ends what was never sent, remembers the wish for what was. Raises: StoreUnavailable."""

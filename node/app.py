@@ -23,6 +23,7 @@ from cluster.inbox import Inbox
 from cluster.mailbox import Mailbox
 from cluster.metrics import Counters
 from cluster.nodes import Node, NodeDirectory
+from cluster.outcomes import Outcomes
 from cluster.process_load import CpuShare
 from cluster.proxies import TrustedProxies
 from cluster.redis_client import Store
@@ -80,8 +81,14 @@ class NodeProcess:
         crew.reports = self._reports = Reports(
             self._feeds, store.now_ms, settings.status_stream.interval_s, settings.task_stats_stream.push_interval_s
         )
+        self._outcomes = Outcomes(store, mailbox, self._feeds)
         crew.uplink = self._uplink = Uplink(
-            mailbox, self._feeds, now_ms=store.now_ms, count=crew.count, on_end=self._reports.on_end_of_task
+            self._outcomes,
+            mailbox,
+            self._feeds,
+            now_ms=store.now_ms,
+            count=crew.count,
+            on_end=self._reports.on_end_of_task,
         )
         crew.courier = self._courier = Courier(
             options.id, self._hub, inbox, mailbox, self._feeds,
@@ -215,7 +222,7 @@ class NodeProcess:
         return [
             ("uplink results", self._uplink.results.run()),
             ("uplink logs", self._uplink.logs.run()),
-            ("uplink debts", self._uplink.pay()),
+            ("uplink debts", self._outcomes.pay()),
             ("inbox", self._courier.read_inbox(self._doors.on_order)),
             ("delivery", self._courier.deliver()),
             ("renewal", self._presence.renew()),

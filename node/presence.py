@@ -40,7 +40,7 @@ from node.hub import Hub
 from node.session import Session
 
 AWAY_S = 90.0
-RENEW_ITEMS = 500  # in one call
+RENEW_ITEMS = 200  # in one call
 RETRY_S = 0.25
 SLICE = 200  # sockets closed in one go, at the most
 SLICE_S = 0.05

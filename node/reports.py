@@ -20,7 +20,7 @@ from cluster.feeds import Feeds, StatusEntry, identity, number, offline_entry, o
 from cluster.messages import System
 from node.session import Session, Tally
 
-BATCH = 500
+BATCH = 100  # in one call, and made in one go: sockets wait meanwhile
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
@@ -38,6 +38,7 @@ class Reports:
         self._stats: deque[tuple[str, ...]] = deque(maxlen=200_000)
         self._queue: deque[tuple[float, Session]] = deque()
         self._changed: dict[Session, None] = {}
+        self._due: deque[Session] = deque()  # whose statistics are to be told in this round
         self._writing = asyncio.Lock()  # a drain flushes while `run` still writes
 
     # ---- from the sessions
@@ -60,8 +61,7 @@ class Reports:
     def on_gone(self, session: Session) -> None:
         """The last statistics of a connection."""
         self._changed.pop(session, None)
-        if session.tally is not None and session.tally.changed:
-            self._stats.append(_stats_fields(session.agent_id, session.tally, self._now_ms()))
+        self._tell_stats(session)
 
     def on_release(self, owed: bytes) -> None:
         """An ownership ended, and its offline entry is owed."""
@@ -80,7 +80,8 @@ class Reports:
             self._collect_statuses(loop.time())
             if loop.time() >= next_stats:
                 next_stats = loop.time() + self._stats_interval_s
-                self._collect_stats()
+                self._begin_round()
+            self._collect_stats()
             if not await self._write():
                 await asyncio.sleep(0.1)
 
@@ -91,12 +92,18 @@ class Reports:
                 self._say_online(session)
                 self._queue.append((now + self._status_interval_s, session))
 
+    def _begin_round(self) -> None:
+        if not self._due:  # else the last one still goes on
+            self._due, self._changed = deque(self._changed), {}
+
     def _collect_stats(self) -> None:
-        changed, self._changed = self._changed, {}
-        for session in changed:
-            if session.tally is not None and session.tally.changed:
-                session.tally.changed = False
-                self._stats.append(_stats_fields(session.agent_id, session.tally, self._now_ms()))
+        while self._due and len(self._stats) < BATCH:
+            self._tell_stats(self._due.popleft())
+
+    def _tell_stats(self, session: Session) -> None:
+        if session.tally is not None and session.tally.changed:
+            session.tally.changed = False
+            self._stats.append(_stats_fields(session.agent_id, session.tally, self._now_ms()))
 
     async def _write(self) -> bool:
         """Whether there was something; what Redis does not take stays until it does, or until newer reports push it out."""
@@ -127,9 +134,11 @@ class Reports:
 
     async def flush(self) -> None:
         """Writes what is left, as far as Redis takes it."""
+        self._due.extend(self._changed)
+        self._changed = {}
         self._collect_stats()
         while await self._write():
-            pass
+            self._collect_stats()
 
 
 def _online(session: Session, now_ms: int, kind: str = "on") -> StatusEntry:

@@ -11,25 +11,23 @@ Owns the queues between sockets and Redis; knows neither frames nor scripts. Rul
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
-import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
-from cluster import messages, reasons, task_trail
+from cluster import messages, task_trail
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry
 from cluster.histogram import Histogram
-from cluster.mailbox import APPEND, APPEND_ALONE, OPEN, UNKNOWN, Mailbox, Said
+from cluster.mailbox import APPEND_ALONE, OPEN, UNKNOWN, Mailbox, Said
 from cluster.messages import LogLine, Result
+from cluster.outcomes import Outcomes, Told, is_written
 from node.frames import text_frame
 from node.session import Session, Tally
 
@@ -38,7 +36,7 @@ BATCH_BYTES = 1 << 20
 FULL_ITEMS = 20_000
 FULL_BYTES = 64 << 20
 RETRY_S = 0.25
-PACE_S = 0.002  # between the beginnings of a busy lane's calls
+PACE_S = 0.004  # between the beginnings of a busy lane's calls
 LATE_MS = 15 * 60_000  # log lines of a task that ended longer ago are ghosts of an outbox
 ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
 KNOWN_TASKS = 1000  # of one session
@@ -47,10 +45,8 @@ TIMED_TOGETHER = 16  # neighbours in a batch, which came at about the same time
 SAY_AGAIN_S = 60.0  # between warnings of one kind
 ITEM_BYTES = 512  # what an entry without long texts is taken to weigh
 LOST, INTERNAL = "lost: Redis came back without this task, it may have run", "1001"
-ENDING = ("end", "lost")  # kinds that end a task
 
 logger = logging.getLogger(__name__)
-_encode = msgspec.json.encode
 
 
 class ResultItem(Struct, gc=False):
@@ -58,8 +54,7 @@ class ResultItem(Struct, gc=False):
 
     session: Session
     message_id: str
-    kind: str
-    entry: ResultEntry
+    told: Told
     duration_ms: int | None = None
     size: int = ITEM_BYTES
 
@@ -186,17 +181,16 @@ class Uplink:
     """The lanes of a node: results with signs of life, and log lines."""
 
     def __init__(
-        self, mailbox: Mailbox, feeds: Feeds,
+        self, outcomes: Outcomes, mailbox: Mailbox, feeds: Feeds,
         *, now_ms: Callable[[], int], count: Callable[[str], None], on_end: Callable[[Session], None],
     ) -> None:  # fmt: skip
         """`on_end`: a session's tally changed."""
+        self._outcomes = outcomes
         self._mailbox = mailbox
         self._feeds = feeds
         self._now_ms = now_ms
         self._count = count
         self._on_end = on_end
-        self._paid: list[ResultEntry] = []  # and still noted as owed
-        self._has_paid = asyncio.Event()
         self._places = itertools.count()
         self._say_at_s = 0.0
         self.results = Lane("results", self._write_results)
@@ -213,7 +207,7 @@ class Uplink:
         kind = "life" if skipped else "end" if status in messages.ENDS else "progress"
         entry = self._entry(session.agent_id, message_id, task_id, status, result)
         size = ITEM_BYTES + len(entry.error_msg) + len(entry.log_pointer)
-        self.results.put(ResultItem(session, message_id, kind, entry, _duration_ms(result), size))
+        self.results.put(ResultItem(session, message_id, Told(kind, entry), _duration_ms(result), size))
 
     def put_sign_of_life(self, session: Session, task_ids: Sequence[str]) -> None:
         """The agent has these tasks."""
@@ -221,7 +215,8 @@ class Uplink:
             for task_id in task_ids:
                 task_trail.tell("in hand", session.agent_id, task_id)
         for task_id in task_ids:
-            self.results.put(ResultItem(session, "", "life", self._entry(session.agent_id, "", task_id, "", Result())))
+            told = Told("life", self._entry(session.agent_id, "", task_id, "", Result()))
+            self.results.put(ResultItem(session, "", told))
 
     def put_lost(self, session: Session) -> None:
         """Redis has forgotten this session's agent: of the tasks that it was sent, those that Redis forgot too end."""
@@ -231,14 +226,14 @@ class Uplink:
                 session.agent_id, task_id, "failed", "-1", LOST, INTERNAL, "0", str(now_ms // 1000), "0", "", str(now_ms),
                 f"end:{session.agent_id}:{task_id}", next(self._places),
             )  # fmt: skip
-            self.results.put(ResultItem(session, "", "lost", entry))
+            self.results.put(ResultItem(session, "", Told("lost", entry)))
             session.note_end(task_id)  # the lane keeps it from here on, however often Redis is found without the agent
 
     def put_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """A log message."""
         now_s = str(self._now_ms() // 1000)
-        fields = [_line_fields(session.agent_id, message_id, task_id, line, now_s) for line in lines]
-        size = sum(ITEM_BYTES + sum(map(len, pairs)) for pairs in fields)
+        fields = list(_line_fields(session.agent_id, message_id, task_id, lines, now_s))
+        size = sum([ITEM_BYTES + len("".join(pairs)) for pairs in fields])
         self.logs.put(LogItem(session, message_id, task_id, fields, size))
 
     def _entry(self, agent_id: str, message_id: str, task_id: str, status: str, result: Result) -> ResultEntry:
@@ -253,39 +248,28 @@ class Uplink:
     # ---- to the feeds
 
     async def _write_results(self, batch: list[ResultItem]) -> None:
-        verdicts = await self._mailbox.settle([_said(item) for item in batch])
-        alone = [item for item, verdict in zip(batch, verdicts, strict=True) if verdict == APPEND_ALONE]
-        for item in alone:
-            item.entry = replace(item.entry, is_counted=False)
-        written = [item for item, verdict in zip(batch, verdicts, strict=True) if _is_for_feed(item, verdict)]
-        await self._feeds.append_results([item.entry for item in written])
-        self._paid += [item.entry for item in written if item.entry.is_end]
-        self._has_paid.set()
-        self._count_results(batch, written)
-        self._count_alone(alone)
+        verdicts = await self._outcomes.write([item.told for item in batch])
+        for item, verdict in zip(batch, verdicts, strict=True):
+            self._count_result(item, verdict)
+        if APPEND_ALONE in verdicts:
+            self._count_alone([item for item, verdict in zip(batch, verdicts, strict=True) if verdict == APPEND_ALONE])
 
-    async def pay(self) -> None:
-        """Marks what is in its feed as paid, for ever; what Redis does not take, a reaper finds. Nobody waits for it."""
-        while True:
-            await self._has_paid.wait()
-            self._has_paid.clear()
-            paid, self._paid = self._paid, []
-            with contextlib.suppress(StoreUnavailable):
-                await self._feeds.paid(paid)
-
-    def _count_results(self, batch: list[ResultItem], written: list[ResultItem]) -> None:
-        for item in written:
-            self._count("result_" + item.kind)
-            if item.kind in ENDING:
-                item.session.live.pop(item.entry.task_id, None)
-                item.session.tally = item.session.tally or Tally()
-                item.session.tally.count(item.entry.status, item.duration_ms)
-                self._on_end(item.session)
-        for _ in range(sum(item.message_id != "" for item in batch) - sum(item.message_id != "" for item in written)):
+    def _count_result(self, item: ResultItem, verdict: int) -> None:
+        told, session = item.told, item.session
+        if told.is_end:
+            session.note_end(told.entry.task_id)
+        if is_written(told, verdict):
+            self._count("result_" + told.kind)
+            if told.is_end:
+                self._count_end(session, item)
+        elif item.message_id:
             self._count("result_not_written")
-        for item in batch:
-            if item.kind in ENDING:
-                item.session.note_end(item.entry.task_id)
+
+    def _count_end(self, session: Session, item: ResultItem) -> None:
+        session.live.pop(item.told.entry.task_id, None)
+        session.tally = session.tally or Tally()
+        session.tally.count(item.told.entry.status, item.duration_ms)
+        self._on_end(session)
 
     def _count_alone(self, alone: list[ResultItem]) -> None:
         for item in alone:
@@ -294,15 +278,15 @@ class Uplink:
                 self._say_at_s = time.monotonic() + SAY_AGAIN_S
                 logger.warning(
                     "an agent tells of too many tasks that nobody knows: its results are written, and not remembered",
-                    extra={"agent_id": item.entry.agent_id},
+                    extra={"agent_id": item.session.agent_id},
                 )
 
     async def _write_logs(self, batch: list[LogItem]) -> None:
         late = await self._late(batch)
-        kept = [item for item in batch if (item.session.agent_id, item.task_id) not in late]
+        kept = [item for item in batch if (item.session.agent_id, item.task_id) not in late] if late else batch
         await self._feeds.append_logs([(item.session.agent_id, item.message_id, item.lines) for item in kept])
         for item in batch:
-            self._count("log_late" if (item.session.agent_id, item.task_id) in late else "log")
+            self._count("log_late" if late and (item.session.agent_id, item.task_id) in late else "log")
 
     async def _late(self, batch: list[LogItem]) -> set[tuple[str, str]]:
         """The tasks of these messages that ended too long ago; asking is a sign of life of those that are open."""
@@ -317,21 +301,6 @@ class Uplink:
             elif self._now_ms() - ended_ms > LATE_MS:
                 late.add(task)
         return late
-
-
-def _said(item: ResultItem) -> Said:
-    entry = item.entry
-    if item.kind not in ENDING:
-        return Said(entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id)
-    owed = _encode(entry).decode()
-    why = reasons.short(entry.error_msg) if entry.error_msg else ""
-    return Said(
-        entry.agent_id, entry.task_id, item.kind, entry.status, entry.message_id, owed, entry.exit_code, why, entry.error_code
-    )  # fmt: skip
-
-
-def _is_for_feed(item: ResultItem, verdict: int) -> bool:
-    return item.kind != "life" and verdict in (APPEND, APPEND_ALONE)
 
 
 def _duration_ms(result: Result) -> int | None:
@@ -352,13 +321,23 @@ def _remember_open(session: Session, task_id: str) -> None:
         session.live[task_id] = session.link.wheel.now
 
 
-def _line_fields(agent_id: str, message_id: str, task_id: str, line: LogLine, now_s: str) -> list[str]:
-    """One entry of the log feed, flat. To the field: the contract."""
+def _line_fields(
+    agent_id: str, message_id: str, task_id: str, lines: Sequence[LogLine], now_s: str
+) -> Iterator[list[str]]:
+    """The entries of the log feed, flat. To the field: the contract."""
     _, task_host = messages.execution_of(task_id)
-    host = str(line.host_id or "") or (task_host if task_host != "0" else "")
-    optional = (("stream", line.stream), ("level", line.level), ("host_id", host), ("host_name", line.host_name))
-    return [
-        *("execution_id", task_id.partition("_")[0], "task_id", task_id, "agent_id", agent_id),
-        *("content", line.content or "", "timestamp", str(line.timestamp or now_s), "message_id", message_id),
-        *(part for name, value in optional if value for part in (name, value)),
-    ]
+    execution = task_id.partition("_")[0]
+    for line in lines:
+        fields = [
+            "execution_id", execution, "task_id", task_id, "agent_id", agent_id, "content", line.content or "",
+            "timestamp", str(line.timestamp or now_s), "message_id", message_id,
+        ]  # fmt: skip
+        if line.stream:
+            fields += ("stream", line.stream)
+        if line.level:
+            fields += ("level", line.level)
+        if line.host_id or task_host != "0":
+            fields += ("host_id", str(line.host_id or task_host))
+        if line.host_name:
+            fields += ("host_name", line.host_name)
+        yield fields

@@ -1,13 +1,25 @@
 -- Ends an open task: its entry is owed to the results feed from here on, and the record answers for it.
 -- The owed entry is written first, so that a full Redis refuses before anything changed. The record is made anew of what outlives the
 -- task: a hash that once held a task's JSON keeps the costly encoding, a small new one has the compact one (a third of the memory).
+-- `entry` is '' where it is in the feed already. Where tasks ended is left with `close_ends()`, the last thing a script does; until then they
+-- are still named there.
 -- `r`: what `look` found in the record. `error_msg` is short (cluster/reasons.py): it is told to whoever asks for the task.
 --@include _ledger
 local LOOKED_AT = {'state', 'by', 'ended', 'sum', 'answer', 'created', 'sent', 'attempts', 'cancel'}
 local function look(record) return redis.call('HMGET', record, unpack(LOOKED_AT)) end
+local now_text = int(now_ms)
+local left = {}
+local function gone(key, member)
+  left[key] = left[key] or {}
+  table.insert(left[key], member)
+end
+local function close_ends()
+  for key, members in pairs(left) do in_slices(members, function(...) redis.call('ZREM', key, ...) end) end
+  close_books()
+end
 local function end_task(unfed, due, mail, cancels, record, r, agent, task, status, by, entry, exit_code, error_msg, error_code)
-  book('owed', redis.call('HSET', unfed, 'r:' .. agent .. ':' .. task, entry))
-  local kept = {'state', status, 'by', by, 'ended', int(now_ms)}
+  if entry ~= '' then book('owed', redis.call('HSET', unfed, 'r:' .. agent .. ':' .. task, entry)) end
+  local kept = {'state', status, 'by', by, 'ended', now_text}
   local function keep(name, value) kept[#kept + 1] = name kept[#kept + 1] = value end
   for i = 4, #LOOKED_AT do if r[i] then keep(LOOKED_AT[i], r[i]) end end
   if exit_code ~= '0' or status ~= 'success' then keep('exit_code', exit_code) end
@@ -17,16 +29,16 @@ local function end_task(unfed, due, mail, cancels, record, r, agent, task, statu
   redis.call('HSET', record, unpack(kept))
   if r[1] then
     book('ended', 1)
-    redis.call('ZREM', mail, task)
-    redis.call('ZREM', due, agent .. ':' .. task)
-    if r[9] then redis.call('ZREM', cancels, task) end
+    gone(mail, task)
+    gone(due, agent .. ':' .. task)
+    if r[9] then gone(cancels, task) end
   end
 end
 
 -- An end of the cluster's own: exit code -1, started_at 0, finished now. Field order: cluster/feeds.py, ResultEntry.
 local function own_end(unfed, due, mail, cancels, record, agent, task, status, text, code)
   local by = 'end:' .. agent .. ':' .. task
-  local entry = cjson.encode({agent, task, status, '-1', text, code, '0', time[1], '0', '', int(now_ms), by})
+  local entry = cjson.encode({agent, task, status, '-1', text, code, '0', time[1], '0', '', now_text, by})
   end_task(unfed, due, mail, cancels, record, look(record), agent, task, status, by, entry, '-1', text, code)
   return entry
 end

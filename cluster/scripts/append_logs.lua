@@ -3,6 +3,7 @@
 -- ARGV  1 items: [hash of the message id, [[field, value, ...] for each line]]  2 generation ms
 -- Returns how many messages were written
 --@include _time
+--@include _slices
 local clock, sets, generation_ms = KEYS[2], {KEYS[3], KEYS[4]}, tonumber(ARGV[2])
 --@include _seen
 local items, ids = cmsgpack.unpack(ARGV[1]), {}

@@ -3,6 +3,7 @@
 -- ARGV  1 items: [agent id, task id]
 -- Returns for each item {'unknown', owner or ''}, {'ended', status}, {'dropped', entry owed to the results feed} or {'kept', owner or ''}
 --@include _time
+--@include _slices
 --@include _end_task
 local out = {}
 for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
@@ -20,5 +21,5 @@ for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
     out[i] = {'kept', owner}
   else out[i] = {'ended', state} end
 end
-close_books()
+close_ends()
 return out

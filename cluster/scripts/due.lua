@@ -4,6 +4,7 @@
 -- ARGV  1 items: [agent id, task id]  2 ttl ms  3 grace ms after the work
 -- Returns for each item the entry owed to the results feed, or '' when it has not ended
 --@include _time
+--@include _slices
 --@include _end_task
 local function due(agent, mail, cancels, record, id, task)
   local member = id .. ':' .. task
@@ -21,5 +22,5 @@ local out = {}
 for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
   out[i] = due(KEYS[4 * i], KEYS[1 + 4 * i], KEYS[2 + 4 * i], KEYS[3 + 4 * i], m[1], m[2])
 end
-close_books()
+close_ends()
 return out

@@ -7,6 +7,7 @@
 --       10 tasks at most  11 bytes after which no further task is begun
 -- Returns {'lost'} or {'ok', entries owed to the results feed, seq behind which to go on (0 = that was all), task, seq, batch, JSON, task, ...}
 --@include _time
+--@include _slices
 --@include _end_task
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return {'lost'} end
 local epoch = string.match(ARGV[2], '[^:]+$')
@@ -37,5 +38,5 @@ for i = 1, #sent, 2 do
     bytes, batch = bytes + #r[6], r[7]
   end
 end
-close_books()
+close_ends()
 return out

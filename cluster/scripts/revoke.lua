@@ -3,6 +3,7 @@
 -- ARGV  1 id
 -- Returns {'unknown'} or {'ok', owner or '', offline entry or '', host_id, entries owed to the results feed...}
 --@include _time
+--@include _slices
 --@include _end_task
 --@include _let_go
 local p = redis.call('HMGET', KEYS[6], 'token_hash', 'host_id')
@@ -19,5 +20,5 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 local epoch = redis.call('HGET', KEYS[6], 'epoch')
 redis.call('DEL', KEYS[6])
 redis.call('HSET', KEYS[6], 'revoked', int(now_ms), 'epoch', epoch or '0')
-close_books()
+close_ends()
 return out

@@ -232,6 +232,16 @@ class Model:
             return int(task.is_open or task.is_owed)
         return 0 if task.is_open else 2
 
+    def tells(self, entry: Entry, kind: str) -> int:
+        """The same, and written in the same step: what ends here is not owed."""
+        was_owed = (entry.agent_id, entry.task_id) in self.owed
+        verdict = self.says(entry, kind)
+        if kind != "life" and verdict == 1:
+            self.append(entry)
+        if not was_owed and (entry.agent_id, entry.task_id) in self.owed:
+            self.paid(entry)
+        return verdict
+
     def cancel(self, agent: Agent, task_id: str) -> tuple[str, str]:
         """(outcome, status)."""
         task = agent.tasks.get(task_id)

@@ -253,6 +253,14 @@ class MailboxMachine(RuleBasedStateMachine):
     # ---- ending
 
     @rule(words=st.lists(WORDS, min_size=1, max_size=3))
+    def agents_tell(self, words: list[tuple[int, str, str, str, bool]]) -> None:
+        """One batch of a node's lane, settled and appended in one step."""
+        items = [self._item(*word) for word in words]
+        expected = [self.model.tells(entry, item.kind) for entry, item in items]
+        verdicts = self.do(self.core.told(*((item.kind, _as_result(entry)) for entry, item in items)))
+        assert [min(verdict, 2) for verdict in verdicts] == expected
+
+    @rule(words=st.lists(WORDS, min_size=1, max_size=3))
     def agents_say(self, words: list[tuple[int, str, str, str, bool]]) -> None:
         """One batch of a node's lane: settled, and to be appended."""
         items = [self._item(*word) for word in words]
@@ -338,7 +346,13 @@ class MailboxMachine(RuleBasedStateMachine):
     def is_quiet(self) -> bool:
         return not self.hands and not self.model.owed
 
-    @precondition(is_quiet)
+    def is_agreed(self) -> bool:
+        """No record has forgotten an end that only the feed remembers: nothing keeps a second one out once both have."""
+        ends = self.model.seen_ends
+        tasks = [(agent.id, task) for agent in self.model.agents.values() for task in agent.mail()]
+        return self.is_quiet() and not any((agent_id, task.id) in ends for agent_id, task in tasks)
+
+    @precondition(is_agreed)
     @rule()
     def feed_forgets_messages(self) -> None:
         names = [self.core.keys.of_feed(self.core.feeds.results.key, name) for name in ("seen:0", "seen:1")]

@@ -57,22 +57,20 @@ def _acks_early(_: Sequence[str]) -> None:
 
 def _ends_twice(_: Sequence[str]) -> None:
     _rewrite(
-        {
-            "settle": ("local open = state", "local open = true or state"),
-            "append_results": ("ENDED[state] and m[2] or m[1]", "e[12]"),  # the message id
-        }
+        ("tell", "local open = state", "local open = true or state"),
+        ("tell", "ENDED[state] and m[2] or m[1]", "e[12]"),  # the message id
     )
 
 
 def _runs_again(_: Sequence[str]) -> None:
-    _rewrite({"resume": ("ARGV[6] == 'fail'", "ARGV[6] == 'never'")})
+    _rewrite(("resume", "ARGV[6] == 'fail'", "ARGV[6] == 'never'"))
 
 
 def _first_wins(_: Sequence[str]) -> None:
     async def say_nothing(*_: object) -> None: ...
 
     _put(Inbox, "close", say_nothing)
-    _rewrite({"claim": ("redis.call('HSET', KEYS[1], id, mine)", "redis.call('HSETNX', KEYS[1], id, mine)")})
+    _rewrite(("claim", "redis.call('HSET', KEYS[1], id, mine)", "redis.call('HSETNX', KEYS[1], id, mine)"))
 
 
 def _never_renews(_: Sequence[str]) -> None:
@@ -86,7 +84,7 @@ def _never_sweeps(_: Sequence[str]) -> None:
 
 
 def _keeps_due(_: Sequence[str]) -> None:
-    _rewrite({"settle": ("redis.call('ZREM', due, agent .. ':' .. task)", "")})
+    _rewrite(("tell", "gone(due, agent .. ':' .. task)", ""))
 
 
 def _tells_tokens(_: Sequence[str]) -> None:
@@ -125,11 +123,14 @@ def _put(where: Any, name: str, what: object) -> None:
     setattr(where, name, what)
 
 
-def _rewrite(changes: Mapping[str, tuple[str, str]]) -> None:
-    """Scripts with other words in them. Raises: AssertionError where a script does not have the words."""
+def _rewrite(*changes: tuple[str, str, str]) -> None:
+    """Scripts with other words in them: (script, words, others). Raises: AssertionError where a script does not have the words."""
     text = scripts.text
-    changed = {name: text(name).replace(old, new) for name, (old, new) in changes.items()}
-    assert all(changed[name] != text(name) for name in changed)
+    changed: dict[str, str] = {}
+    for name, old, new in changes:
+        before = changed.get(name, text(name))
+        changed[name] = before.replace(old, new)
+        assert changed[name] != before, f"{name} does not say {old}"
     _put(scripts, "text", lambda name: changed.get(name) or text(name))
 
 

@@ -29,6 +29,7 @@ from cluster.mailbox import Mailbox
 from cluster.messages import CancelBatch, Control, Registration
 from cluster.messages import Upgrade as UpgradeOrder
 from cluster.nodes import node_of
+from cluster.outcomes import Outcomes, said
 from cluster.registry import Owner
 from cluster.security import Signer
 from node import deflate, upgrade
@@ -38,7 +39,7 @@ from node.hub import Hub
 from node.reader import Reader
 from node.reports import _online
 from node.session import Patience, Session
-from node.uplink import Uplink, _said
+from node.uplink import Uplink
 from tests.faults.besieged import MIB, memory_bytes
 from tests.faults.finding import Finding
 from tests.support import go_wire
@@ -64,7 +65,12 @@ class Listening(FakeCrew):
     def __init__(self) -> None:
         super().__init__()
         self.uplink = Uplink(
-            cast("Mailbox", None), cast("Feeds", None), now_ms=self.now_ms, count=lambda _: None, on_end=lambda _: None
+            cast("Outcomes", None),
+            cast("Mailbox", None),
+            cast("Feeds", None),
+            now_ms=self.now_ms,
+            count=lambda _: None,
+            on_end=lambda _: None,
         )
 
     def on_log(self, session: Session, message_id: str, task_id: str, lines: list[messages.LogLine]) -> None:
@@ -75,13 +81,13 @@ class Listening(FakeCrew):
 
     def on_result(self, session: Session, message_id: str, task_id: str, result: messages.Result) -> None:
         self.uplink.put_result(session, message_id, task_id, result)
-        said = _said(self.uplink.results._queue.pop())
-        assert said.kind != "end" or result_entry(said.entry.encode()).task_id == task_id
+        told = said(self.uplink.results._queue.pop().told)
+        assert told.kind != "end" or result_entry(told.entry.encode()).task_id == task_id
         messages.execution_of(task_id)
 
     def on_sign_of_life(self, session: Session, task_ids: tuple[str, ...]) -> None:
         self.uplink.put_sign_of_life(session, task_ids)
-        msgspec.json.encode([_said(self.uplink.results._queue.pop()) for _ in task_ids])
+        msgspec.json.encode([said(self.uplink.results._queue.pop().told) for _ in task_ids])
 
     def on_heartbeat(self, session: Session) -> None:
         entry = _online(session, NOW_MS)

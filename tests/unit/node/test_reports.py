@@ -26,6 +26,7 @@ class FakeFeeds:
         self.statuses: list[StatusEntry] = []
         self.stats: list[tuple[str, ...]] = []
         self.calls: list[int] = []
+        self.stats_calls: list[int] = []
         self.paid_for: list[StatusEntry] = []
         self.away = 0
 
@@ -48,6 +49,7 @@ class FakeFeeds:
     async def append_stats(self, entries: Sequence[tuple[str, ...]]) -> None:
         if entries:
             self._answer()
+            self.stats_calls.append(len(entries))
             self.stats += entries
 
 
@@ -315,6 +317,39 @@ async def test_statistics_are_pushed_at_every_interval_for_agents_that_changed()
     assert totals[-1] == "3"
     assert len(totals) <= 3
     assert {pairs(entry)["agent_id"] for entry in bench.feeds.stats} == {AGENT}
+
+
+async def test_statistics_of_many_agents_are_made_and_written_a_batch_at_a_time() -> None:
+    """Sockets are read and written in between, however many agents there are."""
+    bench = Bench(stats_s=0.01)
+    sessions = [a_session(agent_id=f"a{n}") for n in range(2 * BATCH + 1)]
+    for session in sessions:
+        bench.ended(session, ("success", 10))
+    async with bench.running():
+        await eventually(lambda: len(bench.feeds.stats) < len(sessions))
+    assert bench.feeds.stats_calls == [BATCH, BATCH, 1]
+    assert [pairs(entry)["agent_id"] for entry in bench.feeds.stats] == [session.agent_id for session in sessions]
+
+
+async def test_an_agent_that_goes_before_its_turn_is_told_of_once() -> None:
+    bench = Bench()
+    session = a_session()
+    bench.ended(session, ("success", 10))
+    bench.reports._begin_round()
+    bench.reports.on_gone(session)
+    await bench.reports.flush()
+    assert len(bench.feeds.stats) == 1
+
+
+async def test_a_flush_tells_all_statistics_and_ends_where_redis_takes_none() -> None:
+    bench = Bench()
+    for n in range(2 * BATCH + 1):
+        bench.ended(a_session(agent_id=f"a{n}"), ("success", 10))
+    bench.feeds.away = 1
+    await bench.reports.flush()
+    assert bench.feeds.stats == []
+    await bench.reports.flush()
+    assert len(bench.feeds.stats) == 2 * BATCH + 1
 
 
 async def test_an_agent_that_goes_leaves_its_last_statistics() -> None:

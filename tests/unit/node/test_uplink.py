@@ -12,8 +12,11 @@ import pytest
 from cluster import messages
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds, ResultEntry, result_entry
+from cluster.keys import Keys
 from cluster.mailbox import APPEND, APPEND_ALONE, Mailbox, Said
 from cluster.messages import LogLine, Result
+from cluster.outcomes import Outcomes
+from cluster.redis_client import Store
 from node import uplink as uplink_module
 from node.frames import text_frame
 from node.session import Session
@@ -27,7 +30,9 @@ Verdict = Callable[[Said], int]
 
 
 class FakeStore:
-    """A mailbox and the feeds in memory. `fails[name]` is how often that call goes unanswered; what it wrote stays written."""
+    """A mailbox and the feeds in memory, in two shards: what happens in one step is tried where Redis is. `fails[name]` is how often that call goes unanswered; what it wrote stays written."""
+
+    keys = Keys("", 2)
 
     def __init__(self) -> None:
         self.verdict: Verdict = lambda said: APPEND if said.kind != "life" else 0
@@ -68,8 +73,10 @@ class Bench:
         self.store = FakeStore()
         self.counted: Counter[str] = Counter()
         self.ended: list[str] = []
+        mailbox, feeds = cast("Mailbox", self.store), cast("Feeds", self.store)
+        self.outcomes = Outcomes(cast("Store", self.store), mailbox, feeds)
         self.uplink = Uplink(
-            cast("Mailbox", self.store), cast("Feeds", self.store), now_ms=lambda: NOW_MS, count=self.count,
+            self.outcomes, mailbox, feeds, now_ms=lambda: NOW_MS, count=self.count,
             on_end=lambda session: self.ended.append(session.agent_id),
         )  # fmt: skip
 
@@ -87,12 +94,12 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        loops = (self.uplink.results.run(), self.uplink.logs.run(), self.uplink.pay())
+        loops = (self.uplink.results.run(), self.uplink.logs.run(), self.outcomes.pay())
         lanes = [asyncio.create_task(loop) for loop in loops]
         try:
             yield
             await self.drained()
-            await eventually(lambda: self.uplink._paid)
+            await eventually(lambda: self.outcomes._paid)
             await asyncio.sleep(0)
         finally:
             for lane in lanes:
