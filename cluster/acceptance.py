@@ -23,7 +23,7 @@ from cluster.registry import Owner
 REFUSED = {UnknownAgent: "unknown_agent", MailboxFull: "mailbox_full", TaskConflict: "conflict"}
 OUTCOMES = ("accepted", "repeated", *REFUSED.values())
 PATIENCE_S = 0.1  # behind a call that a distant Redis has not answered: three in a row are to take less than a call may
-FOLLOW_S = 0.5  # that an answer waits for the doorbell and the count, which go on without it
+FOLLOW_S = 0.25  # that an answer waits for the count, which goes on without it
 FOUND = 50_000  # agents of which it is remembered where they were found last
 
 Outcome = Accepted | UnknownAgent | MailboxFull | TaskConflict
@@ -39,6 +39,7 @@ class Acceptance:
         self._inbox = inbox
         self._counts = counts
         self._found: dict[str, Owner] = {}
+        self._ringing: set[asyncio.Task[None]] = set()
         self._posts: Batcher[Post, Outcome] = Batcher(
             "enqueue",
             self._enqueue,
@@ -73,14 +74,14 @@ class Acceptance:
             if isinstance(outcome, Accepted) and outcome.owner != rung.get(post.agent_id)
         }
         if held:
-            await self._on_missed(held)
+            self._on_missed(held)
         return outcomes
 
     def _doorbells(self, posts: Sequence[Post], found: Mapping[str, Owner]) -> list[Command]:
         agents = dict.fromkeys(post.agent_id for post in posts)
         return self._inbox.rings((found[agent_id], agent_id) for agent_id in agents if agent_id in found)
 
-    async def _on_missed(self, held: Mapping[str, Owner | None]) -> None:
+    def _on_missed(self, held: Mapping[str, Owner | None]) -> None:
         """These agents were not where they were rung, or nowhere: who is held elsewhere is rung there, now and from now on."""
         owners = [(owner, agent_id) for agent_id, owner in held.items() if owner is not None]
         for agent_id in held:
@@ -89,7 +90,9 @@ class Acceptance:
         while len(self._found) > FOUND:
             del self._found[next(iter(self._found))]
         if owners:
-            await _within(FOLLOW_S, "ring", self._ring(owners))
+            ringing = asyncio.create_task(self._ring(owners), name="ring")  # no answer waits for it
+            self._ringing.add(ringing)
+            ringing.add_done_callback(self._ringing.discard)
 
     async def _ring(self, owners: Sequence[tuple[Owner, str]]) -> None:
         with contextlib.suppress(StoreUnavailable):  # renewal finds the mail

@@ -4,8 +4,15 @@ Owns the keys `host`, and the field `host_id` of agents. Rules: a host id stays 
 timeout; else the newest registration gets it. Two slots are involved, so each step is one compare-and-set, and the last of two wins.
 """
 
+import asyncio
+from collections.abc import Sequence
+
+from cluster.batching import Batcher
 from cluster.keys import Keys
 from cluster.redis_client import Store
+
+NO_SUCH_HOST = "no agent has this host id"
+PATIENCE_S = 0.1  # behind a look-up that a distant Redis has not answered
 
 
 class Hosts:
@@ -15,11 +22,19 @@ class Hosts:
         self._store = store
         self._keys: Keys = store.keys
         self._timeout_ms = timeout_ms
+        self._sought: Batcher[int, str | None] = Batcher("find hosts", self._agents_of, patience_s=PATIENCE_S)
 
     async def agent_of(self, host_id: int) -> str | None:
         """The id of the agent that has it. Raises: StoreUnavailable."""
-        [agent_id] = await self._store.ask(("GET", self._keys.host(str(host_id))))
-        return None if agent_id is None else bytes(agent_id).decode()
+        return await self.find(host_id)
+
+    def find(self, host_id: int) -> asyncio.Future[str | None]:
+        """As `agent_of`, for who does not await."""
+        return self._sought.put(host_id)
+
+    async def _agents_of(self, host_ids: Sequence[int]) -> list[str | None]:
+        found = await self._store.ask(*(("GET", self._keys.host(str(host_id))) for host_id in host_ids))
+        return [None if agent_id is None else bytes(agent_id).decode() for agent_id in found]
 
     async def give(self, agent_id: str, host_id: int, before: bytes) -> bool:
         """Gives an agent the host id it asks for (0 = none), in the place of `before`. Whether it got it. Raises: StoreUnavailable."""

@@ -184,18 +184,15 @@ class Store:
 
         `behind`: further commands, in the same go; they are done right behind it, and perhaps once more before it.
         """
-        sha = self._shas.get(name) or self._name(name)
         may_repeat = name not in _ONCE
         call = len(keys), *keys, *args
-        try:
-            return (await self.ask(("EVALSHA", sha, *call), *behind, may_repeat=may_repeat))[0]
-        except NoScriptError:  # Redis sees it for the first time, was restarted, or its scripts were flushed
-            return (await self.ask(("EVAL", scripts.text(name), *call), *behind, may_repeat=may_repeat))[0]
-
-    def _name(self, name: str) -> str:
-        sha = hashlib.sha1(scripts.text(name).encode(), usedforsecurity=False).hexdigest()  # what Redis calls it
-        self._shas[name] = sha
-        return sha
+        sha = self._shas.get(name)
+        if sha is not None:
+            with contextlib.suppress(NoScriptError):  # Redis was restarted, or its scripts were flushed
+                return (await self.ask(("EVALSHA", sha, *call), *behind, may_repeat=may_repeat))[0]
+        text = scripts.text(name)  # the first time at once: asking whether Redis knows it would cost a round trip
+        self._shas[name] = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()  # what Redis calls it
+        return (await self.ask(("EVAL", text, *call), *behind, may_repeat=may_repeat))[0]
 
     async def ask(self, *commands: Command, may_repeat: bool = True) -> list[Any]:
         """The raw replies to short commands, sent in one go. Raises: StoreUnavailable; it may have been done all the same."""

@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 from cluster import security
 from cluster.batching import Batcher
 from cluster.errors import BadInput, Refused, UnknownAgent
-from cluster.hosts import Hosts
+from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.keys import Keys
 from cluster.redis_client import Store
 from cluster.redis_line import Command
@@ -163,7 +163,7 @@ class Registry:
         self.timeout_ms = int(heartbeat_timeout_s * 1000)
         self._forget_ms = int(forget_after_s * 1000)
         self._max_takeovers = max_takeovers
-        self._hosts = Hosts(store, self.timeout_ms)
+        self.hosts = Hosts(store, self.timeout_ms)
         self._profiles: Batcher[str, Profile | None] = Batcher("profiles", self.profiles)
         self._registrations: Batcher[tuple[str, ...], list[Any]] = Batcher("register", self._register)
 
@@ -196,7 +196,7 @@ class Registry:
             raise Refused("this token was revoked")
         if reply[0] == b"unknown":
             raise UnknownAgent("unknown token")
-        is_given = await self._hosts.give(agent_id, host_id, reply[3])
+        is_given = await self.hosts.give(agent_id, host_id, reply[3])
         return Registered(agent_id, bool(reply[2]), reply[1], not is_given)
 
     async def _register(self, items: Sequence[tuple[str, ...]]) -> list[list[Any]]:
@@ -285,9 +285,9 @@ class Registry:
             raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
         if not reference.isdigit():
             return reference
-        agent_id = await self._hosts.agent_of(int(reference))
+        agent_id = await self.hosts.agent_of(int(reference))
         if agent_id is None:
-            raise UnknownAgent("no agent has this host id")
+            raise UnknownAgent(NO_SUCH_HOST)
         return agent_id
 
     async def ids(self) -> list[str]:
@@ -418,7 +418,7 @@ class Registry:
             )
             for agent_id, host in zip(ids, hosts, strict=True):
                 if host != b"-":
-                    await self._hosts.free(host, agent_id)
+                    await self.hosts.free(host, agent_id)
                     dropped.append(agent_id)
         return dropped
 
@@ -434,7 +434,7 @@ class Registry:
         reply = await self._store.run("revoke", keys, agent_id)
         if reply[0] == b"unknown":
             raise UnknownAgent("no such agent")
-        await self._hosts.free(reply[3], agent_id)
+        await self.hosts.free(reply[3], agent_id)
         return Owner.parse(reply[1]), reply[2], reply[4:]
 
     # ---- shards

@@ -113,7 +113,7 @@ class RouterProcess:
             serving.limits_of(settings.server),
             partial(HandoverProtocol, handover=self._handover),
             serving.tls_context(settings.server),
-            HotCalls(taker, self._signer()),
+            HotCalls(taker, self._registry.hosts, self._signer()),
         )
         self._admin = serving.server(
             admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)

@@ -5,8 +5,8 @@ they are answered. Knows the rules of no call: signature, decoding, acceptance a
 
 Rules:
 
-- What is unusual in any way is declined, before anything was done about it, and goes the ordinary way: another path or method, a host's
-  id in the place of an agent's, a signature or a body that is not good. So what is said to a bad request is said in one place.
+- What is unusual in any way is declined, before anything was done about it, and goes the ordinary way: another path or method, a signature
+  or a body that is not good. So what is said to a bad request is said in one place.
 - What was taken is answered within `WITHIN_S`, as in `router.in_time`: one timer looks after all of them.
 """
 
@@ -17,10 +17,12 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from cluster.acceptance import Acceptance, Outcome
-from cluster.errors import BadInput, PeerError, StoreUnavailable
+from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
 from cluster.exchange import Exchange
+from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.mailbox import Accepted, Post
 from cluster.replies import INTERNAL, error_reply, reply_to
 from cluster.security import Signer
@@ -38,9 +40,10 @@ logger = logging.getLogger(__name__)
 class HotCalls:
     """A `cluster.http_protocol.Shortcut`."""
 
-    def __init__(self, acceptance: Acceptance, signer: Signer | None) -> None:
+    def __init__(self, acceptance: Acceptance, hosts: Hosts, signer: Signer | None) -> None:
         """`signer`: None where calls need no signature."""
         self._acceptance = acceptance
+        self._hosts = hosts
         self._signer = signer
         self._under_way: dict[Exchange, float] = {}  # and until when; the oldest first
         self._timer: asyncio.TimerHandle | None = None
@@ -49,7 +52,7 @@ class HotCalls:
         """Takes this request, or declines it."""
         scope = exchange.scope
         found = _PATH.fullmatch(scope["path"]) if scope["method"] == "POST" else None
-        if found is None or found["agent"].isdigit():
+        if found is None:
             return False
         body = exchange.body
         if self._signer is not None and refusal_of(self._signer, scope, body):
@@ -59,21 +62,41 @@ class HotCalls:
         except BadInput:
             return False
         self._wait(exchange)
-        self._acceptance.put(post).add_done_callback(partial(self._on_outcome, exchange, post))
+        if post.agent_id.isdigit():
+            self._hosts.find(int(post.agent_id)).add_done_callback(partial(self._on_host, exchange, post))
+        else:
+            self._put(exchange, post)
         return True
+
+    def _on_host(self, exchange: Exchange, post: Post, sought: asyncio.Future[str | None]) -> None:
+        error = sought.exception()
+        agent_id = None if error else sought.result()
+        if exchange not in self._under_way:  # it was told that it took too long
+            return
+        if agent_id is None:
+            self._refuse(exchange, error or UnknownAgent(NO_SUCH_HOST))
+        else:
+            self._put(exchange, replace(post, agent_id=agent_id))
+
+    def _put(self, exchange: Exchange, post: Post) -> None:
+        self._acceptance.put(post).add_done_callback(partial(self._on_outcome, exchange, post))
 
     def _on_outcome(self, exchange: Exchange, post: Post, asked: asyncio.Future[Outcome]) -> None:
         outcome = asked.exception() or asked.result()
-        if self._under_way.pop(exchange, None) is None:  # it was told that it took too long
-            return
-        if isinstance(outcome, Accepted):
+        if not isinstance(outcome, Accepted):
+            self._refuse(exchange, outcome)
+        elif self._under_way.pop(exchange, None) is not None:
             told = posting.told_batch if post.batch else posting.told_single
             body = _encode(told(post, outcome))
             exchange.answer(200, ((b"content-length", b"%d" % len(body)), _JSON), body)
-        elif isinstance(outcome, PeerError | StoreUnavailable):
-            _answer(exchange, reply_to(outcome))
+
+    def _refuse(self, exchange: Exchange, why: BaseException) -> None:
+        if self._under_way.pop(exchange, None) is None:
+            return
+        if isinstance(why, PeerError | StoreUnavailable):
+            _answer(exchange, reply_to(why))
         else:
-            logger.error("POST %s failed", exchange.scope["path"], exc_info=outcome)
+            logger.error("POST %s failed", exchange.scope["path"], exc_info=why)
             _answer(exchange, error_reply(500, INTERNAL, "internal error"))
 
     # ---- in time

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from cluster.acceptance import Acceptance, Outcome
 from cluster.errors import MailboxFull, StoreUnavailable, TaskConflict, UnknownAgent
 from cluster.exchange import Exchange
+from cluster.hosts import Hosts
 from cluster.mailbox import Accepted, Post
 from cluster.security import Signer
 from router import hot_calls
@@ -91,8 +92,18 @@ class Asked:
         return self.wire.answer()
 
 
-def hot(taker: Taker, signer: Signer | None = SIGNER) -> HotCalls:
-    return HotCalls(cast("Acceptance", taker), signer)
+class Book:
+    """In the place of Hosts: answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.sought: dict[int, asyncio.Future[str | None]] = {}
+
+    def find(self, host_id: int) -> asyncio.Future[str | None]:
+        return self.sought.setdefault(host_id, asyncio.get_running_loop().create_future())
+
+
+def hot(taker: Taker, signer: Signer | None = SIGNER, book: Book | None = None) -> HotCalls:
+    return HotCalls(cast("Acceptance", taker), cast("Hosts", book or Book()), signer)
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -112,6 +123,37 @@ async def test_a_task_is_answered_once_it_is_accepted(slash: str) -> None:
     assert not asked.wire.is_closed
 
 
+async def test_a_task_for_a_host_is_put_once_its_agent_is_found() -> None:
+    taker, book, asked = Taker(), Book(), Asked("/api/agents/4711/tasks")
+    assert hot(taker, book=book)(asked.exchange)
+    assert not taker.posts
+    book.sought[4711].set_result(AGENT)
+    await eventually(lambda: not taker.posts and "not put")
+    taker.asked[0].set_result(Accepted("dispatched", None, 1))
+    status, _, body = await asked.answer()
+    assert (status, body) == (200, {"task_id": "t1", "agent_id": AGENT, "status": "dispatched"})
+
+
+async def test_a_host_of_nobody_is_404_and_one_that_cannot_be_looked_up_503() -> None:
+    for outcome, status in ((None, 404), (StoreUnavailable("Redis is away"), 503)):
+        taker, book, asked = Taker(), Book(), Asked("/api/agents/4711/tasks")
+        hot(taker, book=book)(asked.exchange)
+        future = book.sought[4711]
+        future.set_exception(outcome) if outcome else future.set_result(None)
+        assert (await asked.answer())[0] == status
+        assert not taker.posts
+
+
+async def test_a_host_that_is_found_too_late_is_put_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot_calls, "WITHIN_S", 0.02)
+    taker, book, asked = Taker(), Book(), Asked("/api/agents/4711/tasks")
+    hot(taker, book=book)(asked.exchange)
+    assert (await asked.answer())[0] == 503
+    book.sought[4711].set_result(AGENT)
+    await asyncio.sleep(0)
+    assert not taker.posts
+
+
 async def test_a_batch_is_one_post() -> None:
     taker, asked = Taker(), Asked(f"/api/agents/{AGENT}/tasks/batch", b'[{"id":"t1"}, {"id":"t2"}]')
     assert hot(taker)(asked.exchange)
@@ -128,7 +170,6 @@ DECLINED: dict[str, Callable[[], Asked]] = {
     "a task's cancel": lambda: Asked(f"/api/agents/{AGENT}/tasks/x/cancel"),
     "two slashes": lambda: Asked(f"/api/agents/{AGENT}/tasks//"),
     "a line end": lambda: Asked(f"/api/agents/{AGENT}/tasks\n"),
-    "a host's id": lambda: Asked("/api/agents/4711/tasks"),
     "a bad agent id": lambda: Asked("/api/agents/a:b/tasks"),
     "a long agent id": lambda: Asked(f"/api/agents/{'x' * 65}/tasks"),
     "a bad signature": lambda: Asked(signature="0" * 64),
