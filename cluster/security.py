@@ -48,26 +48,35 @@ def agent_id(id_key: bytes, token: str) -> str:
     return str(UUID(bytes=bytes(digest)))
 
 
-class Signer:
-    """Signs and verifies control-plane calls with one shared secret."""
+class _Mac:
+    """HMAC-SHA256 (RFC 2104) under one key; the states that every message begins with are made once."""
 
-    def __init__(self, secret: str, clock_skew_s: float) -> None:
+    def __init__(self, secret: str) -> None:
         key = secret.encode()
         key = (hashlib.sha256(key).digest() if len(key) > _BLOCK_BYTES else key).ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+
+    def of(self, head: bytes, body: bytes) -> str:
+        """In lower-case hex."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(head)
+        inner.update(body)
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+
+class Signer:
+    """Signs control-plane calls with the shared secret, and verifies them with it or, while it is changed, with the former one."""
+
+    def __init__(self, secret: str, clock_skew_s: float, former_secret: str = "") -> None:
+        self._mac = _Mac(secret)
+        self._former = _Mac(former_secret) if former_secret else None
         self._clock_skew_s = clock_skew_s
 
     def sign(self, timestamp: str, method: str, path: str, body: bytes) -> str:
         """The value of X-Signature. `path` is percent-decoded, without query, with its slash as sent."""
-        inner, outer = (
-            self._inner.copy(),
-            self._outer.copy(),
-        )  # RFC 2104; the states that every call begins with are made once
-        inner.update(f"{timestamp}\n{method}\n{path}\n".encode("utf-8", "surrogateescape"))
-        inner.update(body)
-        outer.update(inner.digest())
-        return outer.hexdigest()
+        return self._mac.of(_head(timestamp, method, path), body)
 
     def refusal(
         self, timestamp: str | None, signature: str | None, method: str, path: str, body: bytes, now_s: float
@@ -75,9 +84,18 @@ class Signer:
         """Why a call is refused, in one line; "" when its signature is good."""
         if not timestamp or not signature:
             return "X-Timestamp and X-Signature are required"
-        good = hmac.compare_digest(self.sign(timestamp, method, path, body).encode(), signature.encode())
+        good = self._is_good(signature.encode(), _head(timestamp, method, path), body)
         if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
             return "X-Timestamp is not a number of seconds"
         if abs(now_s - int(timestamp)) > self._clock_skew_s:
             return "X-Timestamp is outside the allowed clock skew"
         return "" if good else "X-Signature does not match"
+
+    def _is_good(self, signature: bytes, head: bytes, body: bytes) -> bool:
+        return hmac.compare_digest(self._mac.of(head, body).encode(), signature) or (
+            self._former is not None and hmac.compare_digest(self._former.of(head, body).encode(), signature)
+        )
+
+
+def _head(timestamp: str, method: str, path: str) -> bytes:
+    return f"{timestamp}\n{method}\n{path}\n".encode("utf-8", "surrogateescape")

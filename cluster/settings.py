@@ -135,6 +135,7 @@ class Auth(Section, frozen=True, kw_only=True):
     """Who may call and who may register."""
 
     shared_secret: Annotated[str, Text(), Mark.SECRET] = ""
+    former_secret: Annotated[str, Text(), Mark.SECRET] = ""
     require_signature: Switch = False
     clock_skew_s: Annotated[float, Duration(0.0, DAY_S), Mark.EMPTY_IS_DEFAULT] = field(
         default=300.0, name="clock_skew"
@@ -278,7 +279,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret that is set, also the passwords inside URLs, as written and decoded: what no log may hold. Longest first."""
-        found = {self.auth.shared_secret, self.control_plane.token, self.redis.password}
+        found = {self.auth.shared_secret, self.auth.former_secret, self.control_plane.token, self.redis.password}
         for url in (self.redis.url, self.control_plane.url, self.server.public_url):
             found.update(_passwords_in(url))
         return tuple(sorted((text for text in found if len(text) >= SHORTEST_REDACTED), key=len, reverse=True))

@@ -138,7 +138,7 @@ class RouterProcess:
 
     def _signer(self) -> Signer | None:
         auth = self._settings.auth
-        return Signer(auth.shared_secret, auth.clock_skew_s) if auth.require_signature else None
+        return Signer(auth.shared_secret, auth.clock_skew_s, auth.former_secret) if auth.require_signature else None
 
     def _routes(self) -> list[Call]:
         register = RegistrationEndpoint(

@@ -85,7 +85,7 @@ def test_the_file_of_the_go_server_names_every_key_it_has() -> None:
             "server.tls_key",
         ),
         *("websocket.max_message", "websocket.max_bad_frames", "websocket.max_messages_per_s"),
-        *("agent.forget_after", "agent.max_takeovers", "auth.open_registration"),
+        *("agent.forget_after", "agent.max_takeovers", "auth.open_registration", "auth.former_secret"),
         *("control_plane.verify_registration", "control_plane.poll"),
         *("log_stream.max_age", "log_stream.max_len", "result_stream.keep", "result_stream.max_len"),
         *("status_stream.interval", "status_stream.max_age", "status_stream.max_len"),

@@ -164,7 +164,7 @@ SECRET_TEXTS = {"redis.url": "redis://:correct-horse-battery@h:1/0"}
 
 
 def test_the_secrets_are_known() -> None:
-    assert SECRETS == ["auth.shared_secret", "control_plane.token", "redis.password", "redis.url"]
+    assert SECRETS == ["auth.shared_secret", "auth.former_secret", "control_plane.token", "redis.password", "redis.url"]
 
 
 @pytest.mark.parametrize(

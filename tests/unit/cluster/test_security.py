@@ -176,3 +176,16 @@ def test_a_signature_is_the_whole_lower_case_digest(change: Callable[[str], str]
 def test_another_secret_signs_otherwise() -> None:
     signature = Signer("other", 300).sign("1700000000", "POST", "/x", BODY)
     assert refusal(signature=signature) == "X-Signature does not match"
+
+
+def test_while_a_secret_is_changed_both_are_good_and_ours_signs() -> None:
+    changed = Signer("new", 300, "old")
+    signatures = [Signer(secret, 300).sign("1700000000", "POST", "/x", BODY) for secret in ("new", "old", "other")]
+    refusals = [changed.refusal("1700000000", signature, "POST", "/x", BODY, NOW_S) for signature in signatures]
+    assert refusals == ["", "", "X-Signature does not match"]
+    assert changed.sign("1700000000", "POST", "/x", BODY) == signatures[0]
+
+
+def test_an_empty_former_secret_lets_nobody_in() -> None:
+    signature = Signer("", 300).sign("1700000000", "POST", "/x", BODY)
+    assert Signer("new", 300, "").refusal("1700000000", signature, "POST", "/x", BODY, NOW_S)
