@@ -240,7 +240,7 @@ def _supervise(loaded: configuration.Loaded, flags: Mapping[str, object], name: 
     import asyncio  # noqa: PLC0415 - this and the next two are for `start` alone
 
     from cluster.launcher import Launcher  # noqa: PLC0415
-    from cluster.telemetry import configure_logging  # noqa: PLC0415
+    from cluster.log_output import configure_logging  # noqa: PLC0415
 
     configure_logging(loaded.settings.logging, secrets=loaded.settings.secrets())
     launcher = Launcher(loaded, environ=os.environ, flags=flags, name=name)

@@ -23,12 +23,12 @@ from typing import Any
 
 import uvloop
 
-from cluster import cancelling, config, ports, telemetry
+from cluster import cancelling, config, log_output, ports
 from cluster.config import Loaded
 from cluster.errors import ConfigError, StartError, StoreAway, StoreUnavailable
 from cluster.ledger import Ledger
+from cluster.log_output import PROGRAM
 from cluster.redis_client import Store, check
-from cluster.telemetry import PROGRAM
 
 CLEAN, FAILED, USAGE = 0, 1, 2
 RETRY_S = 0.5
@@ -139,7 +139,7 @@ def main(
     except ConfigError as error:
         return _fail(str(error), USAGE, is_supervised="--supervised" in given)
     settings = options.loaded.settings
-    telemetry.configure_logging(settings.logging, process=options.id, secrets=settings.secrets())
+    log_output.configure_logging(settings.logging, process=options.id, secrets=settings.secrets())
     for warning in options.loaded.warnings if not options.is_supervised else ():
         logger.warning("%s", warning)
     if options.cpu >= 0 and hasattr(os, "sched_setaffinity"):

@@ -156,7 +156,7 @@ class ControlPlane(Section, frozen=True, kw_only=True):
 
 
 class Logging(Section, frozen=True, kw_only=True):
-    """Our own log. `max_size` in MB (10**6 bytes), `max_age` in days. Where it goes: cluster/telemetry.py, `log_path`."""
+    """Our own log. `max_size` in MB (10**6 bytes), `max_age` in days. Where it goes: cluster/log_output.py, `log_path`."""
 
     level: Annotated[
         str, Choice(("debug", "info", "warn", "error", "fatal"), (("warning", "warn"),)), Mark.EMPTY_IS_DEFAULT

@@ -34,8 +34,8 @@ from cluster.client.doctor.web import asked
 from cluster.client.options import Cluster
 from cluster.config import Loaded
 from cluster.errors import AgentServerError
+from cluster.log_output import log_path
 from cluster.settings import Settings
-from cluster.telemetry import log_path
 
 LOG_BYTES = 1 << 20  # of each file, its end
 MOST_LOGS = 40

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.log_output import LogFile, configure_logging, log_path
 from cluster.settings import Auth, Logging, Settings
-from cluster.telemetry import LogFile, configure_logging, log_path
 
 log = logging.getLogger("cluster.something")
 
@@ -87,7 +87,7 @@ def test_the_caller_is_where_the_record_was_made() -> None:
     configure_logging(Logging(), stream=stream)
     log.info("hello")
     told = json.loads(stream.getvalue())
-    assert told["log.origin.file.name"] == "test_telemetry.py"
+    assert told["log.origin.file.name"] == "test_log_output.py"
     assert told["log.origin.function"] == "test_the_caller_is_where_the_record_was_made"
 
 
