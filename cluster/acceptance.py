@@ -9,7 +9,8 @@ Owns the steps and their order; knows neither callers nor sockets. Rules:
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 from cluster import task_trail
 from cluster.batching import Batcher
@@ -26,6 +27,8 @@ PATIENCE_S = 0.1  # behind a call that a distant Redis has not answered: three i
 FOLLOW_S = 0.25  # that an answer waits for the count, which goes on without it
 FOUND = 50_000  # agents of which it is remembered where they were found last
 
+logger = logging.getLogger(__name__)
+
 Outcome = Accepted | UnknownAgent | MailboxFull | TaskConflict
 
 
@@ -39,7 +42,7 @@ class Acceptance:
         self._inbox = inbox
         self._counts = counts
         self._found: dict[str, Owner] = {}
-        self._ringing: set[asyncio.Task[None]] = set()
+        self._behind: set[asyncio.Task[None]] = set()
         self._posts: Batcher[Post, Outcome] = Batcher(
             "enqueue",
             self._enqueue,
@@ -91,8 +94,8 @@ class Acceptance:
             del self._found[next(iter(self._found))]
         if owners:
             ringing = asyncio.create_task(self._ring(owners), name="ring")  # no answer waits for it
-            self._ringing.add(ringing)
-            ringing.add_done_callback(self._ringing.discard)
+            self._behind.add(ringing)
+            ringing.add_done_callback(self._forget)
 
     async def _ring(self, owners: Sequence[tuple[Owner, str]]) -> None:
         with contextlib.suppress(StoreUnavailable):  # renewal finds the mail
@@ -112,14 +115,23 @@ class Acceptance:
                 for task in post.tasks:
                     task_trail.tell("accepted", post.agent_id, task.id, status=outcome.status)
         if task_ids:
-            await _within(FOLLOW_S, "expect", self._feeds.expect(task_ids))
+            counting = asyncio.create_task(self._expect(task_ids), name="expect")
+            self._behind.add(counting)
+            counting.add_done_callback(self._forget)
+            done, _ = await asyncio.wait([counting], timeout=FOLLOW_S)
+            for call in done:
+                call.result()
 
+    def _forget(self, call: asyncio.Task[None]) -> None:
+        """What was late, and failed, nobody hears of."""
+        self._behind.discard(call)
+        _ = call.cancelled() or call.exception()
 
-async def _within(seconds: float, name: str, call: Coroutine[None, None, None]) -> None:
-    """Waits for it, but not for long: what is late is done all the same."""
-    task = asyncio.create_task(call, name=name)
-    await asyncio.wait([task], timeout=seconds)
-    if task.done():
-        task.result()
-    else:
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    async def _expect(self, task_ids: Sequence[str]) -> None:
+        """Raises: StoreUnavailable: who posted asks again, and they are counted then. Nothing else is a task's fault."""
+        try:
+            await self._feeds.expect(task_ids)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - such as a key of another type: a host is counted with its first result too
+            logger.warning("hosts of an execution are not counted yet: %s", error)

@@ -77,7 +77,9 @@ class Batcher(Generic[Item, Reply]):
             while self._waiting:
                 size = self._next_size()
                 batch, self._waiting = self._waiting[:size], self._waiting[size:]
-                await self._ask([(item, future) for item, future in batch if not future.done()])
+                wanted = [(item, future) for item, future in batch if not future.done()]
+                if wanted:
+                    await self._ask(wanted)
         finally:
             self._calls -= {asyncio.current_task()}  # at once: who submits next is to begin
 

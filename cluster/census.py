@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from cluster.errors import FeedBlocked
+from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.keys import Keys
 from cluster.redis_client import Client, Store
 from cluster.registry import Registry
@@ -53,26 +53,30 @@ class Census:
             "status": config.status_stream, "task_stats": config.task_stats_stream,
         }  # fmt: skip
         self._feeds = {name: feed.key for name, feed in feeds.items() if feed.enabled}
+        self._pending: list[
+            tuple[int, int]
+        ] = []  # of each shard: when its oldest was accepted, and how many agents have one
 
     async def take(self) -> Counted:
         """Counts. Raises: StoreUnavailable."""
-        pending = [await self._pending(shard) for shard in range(self._keys.shards)]
-        created_ms = min((ms for ms, _ in pending if ms), default=0)
         agents, online = await self._registry.count()
         async with self._store.session() as client:
             feeds = {name: state for name, key in self._feeds.items() if (state := await self._feed(client, key))}
             memory = await client.info("memory")
+        with contextlib.suppress(StoreUnavailable):  # a full Redis refuses it, and is just then to be looked at
+            self._pending = [await self._oldest(shard) for shard in range(self._keys.shards)]
+        created_ms = min((ms for ms, _ in self._pending if ms), default=0)
         return Counted(
             agents,
             online,
-            sum(count for _, count in pending),
+            sum(count for _, count in self._pending),
             max(0.0, (self._store.now_ms() - created_ms) / 1000) if created_ms else 0.0,
             feeds,
             int(memory.get("used_memory", 0)),
             int(memory.get("maxmemory", 0)),
         )
 
-    async def _pending(self, shard: int) -> tuple[int, int]:
+    async def _oldest(self, shard: int) -> tuple[int, int]:
         keys = [self._keys.in_shard(shard, name) for name in ("pending", "agent:", "mail:", "task:")]
         created_ms, agents = await self._store.run("oldest", keys, LOOKS)
         return int(created_ms), int(agents)

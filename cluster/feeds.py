@@ -23,7 +23,6 @@ from cluster.scripts import packed
 GENERATION_MS = 3_600_000  # message ids are remembered for one to two of these
 CALL_LINES = 1000  # log lines that one call of the script writes
 EXECUTION_MS = 24 * 3_600_000
-OWED_PAGE = 1000  # read in one round trip
 
 
 class ResultEntry(Struct, frozen=True, array_like=True, gc=False):

@@ -110,6 +110,7 @@ class Said(Struct, frozen=True, array_like=True, gc=False):
 
 APPEND = 1  # the verdict on an `end` or `progress` that is to be written; 0: acked only
 APPEND_ALONE = 2  # the same, where the agent spoke of too many tasks that nobody knows: it is to leave nothing behind but its entry
+WRITTEN_BEFORE = 3  # by the same message, where ends are written in the step that settles them
 OPEN, UNKNOWN = 0, -1  # the verdicts on `life`, beside the ms at which the task ended
 
 
@@ -270,12 +271,6 @@ class Mailbox:
         """Whether another task would be taken. Raises: StoreUnavailable."""
         async with self._store.session() as client:
             return bool(await client.zcard(self._keys.of_agent("mail", agent_id)) < self._config.max_open)
-
-    async def status(self, agent_id: str, task_id: str) -> str | None:
-        """The state of a task: pending, sent, running or how it ended; None when it is not known. Raises: StoreUnavailable."""
-        async with self._store.session() as client:
-            state = await client.hget(self._keys.task(agent_id, task_id), "state")
-        return None if state is None else bytes(state).decode()
 
     async def look(self, agent_id: str, task_id: str) -> TaskState | None:
         """All that may be told of a task, without what it is to do; None when it is not known. Raises: StoreUnavailable."""

@@ -21,7 +21,7 @@ from cluster import reasons
 from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.feeds import EXECUTION_MS, GENERATION_MS, Feeds, ResultEntry, result_item
 from cluster.keys import RECORD_MS
-from cluster.mailbox import APPEND, APPEND_ALONE, STRANGERS, Mailbox, Said
+from cluster.mailbox import APPEND, APPEND_ALONE, STRANGERS, WRITTEN_BEFORE, Mailbox, Said
 from cluster.redis_client import Store
 from cluster.scripts import packed
 
@@ -51,14 +51,17 @@ class Outcomes:
         self._paid: list[ResultEntry] = []  # and still noted as owed
         self._has_paid = asyncio.Event()
 
-    async def write(self, told: Sequence[Told]) -> list[int]:
-        """The verdict on each: `APPEND` or `APPEND_ALONE`, and it is in the feed; else not to be written. Raises: StoreUnavailable."""
+    async def write(self, told: Sequence[Told], *, is_again: bool = False) -> list[int]:
+        """The verdict on each: `APPEND` or `APPEND_ALONE`, and it is in the feed; else not to be written. Raises: StoreUnavailable.
+
+        `is_again`: the last call did not hear its answer; what it wrote is told of as if this one had.
+        """
         if self._in_one_step:
             with contextlib.suppress(FeedBlocked):
-                return await self._in_a_step(told)
+                return await self._in_a_step(told, is_again=is_again)
         return await self._in_two_steps(told)
 
-    async def _in_a_step(self, told: Sequence[Told]) -> list[int]:
+    async def _in_a_step(self, told: Sequence[Told], *, is_again: bool) -> list[int]:
         *of_mailboxes, ledger = self._mailbox.settle_keys(0)
         keys = [*of_mailboxes, *self._feeds.result_keys, ledger]
         arg = packed([_item(item) for item in told])
@@ -67,6 +70,9 @@ class Outcomes:
                 "tell", keys, arg, STRANGERS, RECORD_MS, GENERATION_MS, EXECUTION_MS
             )
         *verdicts, new = reply
+        if is_again:
+            new += verdicts.count(WRITTEN_BEFORE)
+            verdicts = [APPEND if verdict == WRITTEN_BEFORE else verdict for verdict in verdicts]
         entries = [item.entry for item, verdict in zip(told, verdicts, strict=True) if is_written(item, verdict)]
         self._feeds.note_written(entries, new)
         return verdicts

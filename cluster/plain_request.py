@@ -13,7 +13,9 @@ MAX_HEADERS = 50  # and of bytes as many as the connection's limits call harmles
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _OF_PATHS = (ascii_letters + digits + "._~/-").encode()
 _OF_NAMES = (ascii_letters + digits + "-").encode()
-_NOT_PLAIN = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"keep-alive"))
+_NOT_PLAIN = frozenset(
+    (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"keep-alive", b"proxy-connection")
+)
 
 
 def plain_request(

@@ -120,7 +120,7 @@ async def _translated(pool: ConnectionPool | None, errors: Errors | None) -> Asy
         raise StoreUnavailable(told.text) from error
 
 
-_ONCE = frozenset(("resume", "revoke", "forget"))  # scripts whose second run does not answer as the first
+_ONCE = frozenset(("resume", "revoke", "forget", "tell"))  # scripts whose second run does not answer as the first
 
 
 class Store:
@@ -182,25 +182,30 @@ class Store:
     async def run(self, name: str, keys: Sequence[str], *args: Word, behind: Sequence[Command] = ()) -> Any:
         """Runs a script. Raises: StoreUnavailable; it may have been done all the same.
 
-        `behind`: further commands, in the same go; they are done right behind it, and perhaps once more before it.
+        `behind`: further commands, in the same go; they are done right behind it, and perhaps once more before it. Nobody hears whether.
         """
         may_repeat = name not in _ONCE
         call = len(keys), *keys, *args
         sha = self._shas.get(name)
         if sha is not None:
             with contextlib.suppress(NoScriptError):  # Redis was restarted, or its scripts were flushed
-                return (await self.ask(("EVALSHA", sha, *call), *behind, may_repeat=may_repeat))[0]
+                return (await self.ask(("EVALSHA", sha, *call), *behind, may_repeat=may_repeat, minded=1))[0]
         text = scripts.text(name)  # the first time at once: asking whether Redis knows it would cost a round trip
         self._shas[name] = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()  # what Redis calls it
-        return (await self.ask(("EVAL", text, *call), *behind, may_repeat=may_repeat))[0]
+        return (await self.ask(("EVAL", text, *call), *behind, may_repeat=may_repeat, minded=1))[0]
 
-    async def ask(self, *commands: Command, may_repeat: bool = True) -> list[Any]:
-        """The raw replies to short commands, sent in one go. Raises: StoreUnavailable; it may have been done all the same."""
-        return await self._asked(self._line, commands, may_repeat=may_repeat)
+    async def ask(self, *commands: Command, may_repeat: bool = True, minded: int | None = None) -> list[Any]:
+        """The raw replies to short commands, sent in one go. Raises: StoreUnavailable; it may have been done all the same.
 
-    async def _asked(self, line: RedisLine, commands: Sequence[Command], *, may_repeat: bool) -> list[Any]:
+        `minded`: of how many replies, from the first, errors are raised; None = of all.
+        """
+        return await self._asked(self._line, commands, may_repeat=may_repeat, minded=minded)
+
+    async def _asked(
+        self, line: RedisLine, commands: Sequence[Command], *, may_repeat: bool, minded: int | None = None
+    ) -> list[Any]:
         try:
-            return await line.ask(*commands, may_repeat=may_repeat)
+            return await line.ask(*commands, may_repeat=may_repeat, minded=minded)
         except DRIVER_ERRORS as error:
             told = away(error)
             if told is None:
@@ -260,7 +265,12 @@ class Store:
         now_s = time.monotonic()
         if now_s >= self._complain_at_s.get(feed, now_s):
             self._complain_at_s[feed] = now_s + SAY_AGAIN_S
-            logger.error("%s in Redis is not a stream: what belongs there waits, unacked, until that key is gone", feed)
+            logger.error(
+                "%s in Redis is not a stream, or a key beside it (%s) is of another type: what belongs there waits, unacked, until that"
+                " key is gone",
+                feed,
+                self.keys.of_feed(feed, "..."),
+            )
 
     async def ping(self) -> bool:
         """Whether Redis answers within the probe's short timeout."""

@@ -36,7 +36,7 @@ _NOTHING = object()  # what the parser gives while a reply is not whole
 class _Ask:
     """Some commands of one caller, and their replies so far."""
 
-    __slots__ = ("data", "deadline_s", "future", "may_repeat", "missing", "replies")
+    __slots__ = ("data", "deadline_s", "future", "may_repeat", "minded", "missing", "replies")
 
     def __init__(self, commands: Sequence[Command], future: asyncio.Future[list[Any]], deadline_s: float) -> None:
         self.data = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
@@ -45,6 +45,7 @@ class _Ask:
         self.future = future
         self.deadline_s = deadline_s
         self.may_repeat = False
+        self.minded = self.missing  # replies whose errors are raised
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -67,14 +68,18 @@ class RedisLine(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._parser = _new_parser()
 
-    async def ask(self, *commands: Command, may_repeat: bool = True) -> list[Any]:
+    async def ask(self, *commands: Command, may_repeat: bool = True, minded: int | None = None) -> list[Any]:
         """The replies to these commands, sent in one go; errors among them are raised, the first of them.
 
+        `minded`: errors behind the first so many replies are none of the caller's business.
         Raises: redis.exceptions.ConnectionError, TimeoutError, ResponseError; it may have been done all the same.
         """
+        if not commands:
+            return []
         loop = asyncio.get_running_loop()
         asked = _Ask(commands, loop.create_future(), loop.time() + self._timeout_s)
         asked.may_repeat = may_repeat
+        asked.minded = len(commands) if minded is None else minded
         self._waiting.append(asked)
         if not self._is_flushing:
             self._is_flushing = True
@@ -212,7 +217,7 @@ class RedisLine(asyncio.Protocol):
 def _answer(asked: _Ask) -> None:
     if asked.future.done():
         return
-    for reply in asked.replies:
+    for reply in asked.replies[: asked.minded]:
         if isinstance(reply, Exception):
             asked.future.set_exception(reply)
             return

@@ -1,7 +1,7 @@
 """`GET /ws/probe`: a WebSocket for nobody, by which an operator sees whether the way here takes WebSockets, and how long it lets them rest.
 
-Knows neither agents nor Redis. Rules: it says once how the handshake looked from here, listens to nothing and does nothing; a node has
-`MOST` of them at once, each for `LIFE_S` at the most. It needs no token: who may dial it may register an agent as well, which costs more.
+Knows neither agents nor Redis. Rules: it says once how the handshake looked from here, and does nothing; whoever says anything is hung up
+on; a node has `MOST` of them at once, each for `LIFE_S` at the most. It needs no token, and costs less than a refused handshake.
 """
 
 import asyncio
@@ -55,15 +55,19 @@ class ProbeSession:
         self._others = others
         self._hello = hello
         self._timer: asyncio.TimerHandle | None = None
+        self._link: Link | None = None
         others.add(self)
 
     def attached(self, link: Link) -> None:
         """Speaks once, and sets the end."""
+        self._link = link
         link.send(self._hello)
         self._timer = asyncio.get_running_loop().call_later(LIFE_S, link.close, close_codes.NORMAL)
 
     def on_message(self, payload: bytes) -> None:
-        """Nothing it says matters."""
+        """There is nothing to be said here."""
+        if self._link is not None:
+            self._link.close(close_codes.POLICY_VIOLATION)
 
     def on_writable(self) -> None:
         """Nothing waits."""

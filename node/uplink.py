@@ -41,6 +41,7 @@ LATE_MS = 15 * 60_000  # log lines of a task that ended longer ago are ghosts of
 ASK_AGAIN_S = 60  # how long a task is taken to be open without asking
 KNOWN_TASKS = 1000  # of one session
 ERROR_CHARS = 64 << 10  # of a result's error_msg and log_pointer
+STATUS_CHARS = 64  # of its status, whatever an agent calls it
 TIMED_TOGETHER = 16  # neighbours in a batch, which came at about the same time
 SAY_AGAIN_S = 60.0  # between warnings of one kind
 ITEM_BYTES = 512  # what an entry without long texts is taken to weigh
@@ -86,6 +87,7 @@ class Lane(Generic[Item]):
         self._progress = asyncio.Event()
         self._held: set[Session] = set()
         self._filled = asyncio.Event()
+        self.is_retrying = False  # the batch was written before, perhaps, and nobody said so
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -107,8 +109,10 @@ class Lane(Generic[Item]):
             await self._filled.wait()
             began = loop.time()
             batch = self._next_batch()
-            while not await self._written(batch):  # noqa: ASYNC110 - Redis tells nobody when it is back
+            while not await self._written(batch):
+                self.is_retrying = True
                 await asyncio.sleep(RETRY_S)
+            self.is_retrying = False
             _acknowledge(batch)
             self._note_waits(batch)
             self._drop(batch)
@@ -200,7 +204,7 @@ class Uplink:
 
     def put_result(self, session: Session, message_id: str, task_id: str, result: Result) -> None:
         """A result. The spurious answer to a task that the agent has finished is a sign of life, and is acked."""
-        status = result.status or ""
+        status = (result.status or "")[:STATUS_CHARS]
         if task_trail.is_followed():
             task_trail.tell("result came", session.agent_id, task_id, status=status, message_id=message_id)
         skipped = status == "cancelled" and result.error_msg == messages.SKIPPED
@@ -248,7 +252,7 @@ class Uplink:
     # ---- to the feeds
 
     async def _write_results(self, batch: list[ResultItem]) -> None:
-        verdicts = await self._outcomes.write([item.told for item in batch])
+        verdicts = await self._outcomes.write([item.told for item in batch], is_again=self.results.is_retrying)
         for item, verdict in zip(batch, verdicts, strict=True):
             self._count_result(item, verdict)
         if APPEND_ALONE in verdicts:

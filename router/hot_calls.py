@@ -110,11 +110,12 @@ class HotCalls:
     def _look_at_the_clock(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        for exchange, deadline_s in list(self._under_way.items()):
-            if deadline_s > loop.time():
-                self._timer = loop.call_at(deadline_s, self._look_at_the_clock)
-                return
+        late = [exchange for exchange, deadline_s in self._under_way.items() if deadline_s <= loop.time()]
+        for exchange in late:
             del self._under_way[exchange]
+        if self._under_way:
+            self._timer = loop.call_at(next(iter(self._under_way.values())), self._look_at_the_clock)
+        for exchange in late:  # an answer lets the next call of its connection come in
             _answer(exchange, reply_to(LATE))
 
 

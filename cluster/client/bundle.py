@@ -46,6 +46,7 @@ class Bundle:
                 about.size, about.mtime, about.mode = len(content), int(time.time()), 0o600
                 archive.addfile(about, io.BytesIO(content))
         packed = buffer.getvalue()
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)  # it may have been there
             file.write(packed)
         return len(packed)

@@ -10,17 +10,20 @@ from typing import Final
 from cluster.log_lines import HIDDEN, Redaction
 
 _NAMED: Final = re.compile(
-    r"token|secret|passw|passphrase|requirepass|masterauth|masteruser|signature|authorization|credential|cookie|key-file-pass|^env$",
+    r"token|secret|passw|passphrase|requirepass|masterauth|masteruser|signature|authorization|credential|cookie|key-file-pass"
+    r"|(?:api|access)[_-]?key|^sig$|^env$",
     re.IGNORECASE,
 )
 _IN_TEXT: Final = (
-    (re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/@\"']*@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    (re.compile(r"([a-z][a-z0-9+.-]*://)[^\s@\"']*@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    (re.compile(r"\b(authorization[\"'\\]*\s*[:=]\s*)[^\r\n\"']+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(bearer|basic)\s+[^\s\"',;]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"\b(agent-token)(\s*,\s*|\s+)[^\s\"',;]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
     (
         re.compile(
-            r"((?:x-signature|sec-websocket-protocol|authorization|(?:[\w.-]*(?:token|secret|password|passwd|signature|requirepass|masterauth)))"
-            r"[\"']?\s*[:=]\s*[\"']?)[^\s\"',;}\]]+",
+            r"((?:x-signature|sec-websocket-protocol|\bsig|"
+            r"(?:[\w.-]*(?:token|secret|password|passwd|signature|requirepass|masterauth|api[_-]?key|access[_-]?key)))"
+            r"\\?[\"']?\s*[:=]\s*\\?[\"']?)[^\s\"',;&}\]\\]+",
             re.IGNORECASE,
         ),
         rf"\1{HIDDEN}",

@@ -71,9 +71,11 @@ local entry = {feed, '*', 'execution_id', '', 'host_id', ''}
 for i, name in ipairs(NAMES) do entry[5 + 2 * i] = name end
 for i, name in ipairs({'total_hosts', 'success_hosts', 'failed_hosts', 'running_hosts', 'pending_hosts', 'progress'}) do entry[29 + 2 * i] = name end
 local seen, new = {}, {}
+-- Executions are read here too: a key of theirs that is no hash refuses the batch before any of it is written.
 local function see(items)
   local ids = {}
   for _, m in ipairs(items) do
+    if m[3] ~= '0' and m[5][14] and STATE[m[5][3]] then progress_of(m[3], m[4]) end
     if m[2] ~= '' then ids[#ids + 1] = m[2] end
     if m[1] ~= '' then ids[#ids + 1] = m[1] end
   end

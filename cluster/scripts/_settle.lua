@@ -3,7 +3,8 @@
 -- Progress is appended as long as its task's end is owed: the end may be of the same batch, tried again. The feed refuses it after the end.
 -- What is said of tasks without a record is taken; beyond a number of such messages an agent's leave none.
 -- What belongs to an agent is declared by its stem, with the ids behind it: same hash tag, same slot.
--- Expects: unfed, due, mails, cancels, records, strangers (two keys, four stems), strangers_allowed, record_ms, `enter(m, is_alone)`,
+-- Expects: unfed, due, mails, cancels, records, strangers (two keys, four stems), strangers_allowed, record_ms, `repeated`, the verdict on
+-- what ended its task before, in this very message; and `enter(m, is_alone)`,
 -- which puts what is said into its feed, where that is done in the same step. It comes first: a full Redis, or a feed that is none,
 -- refuses it before anything has changed.
 --@include _end_task
@@ -26,7 +27,7 @@ local function settle(m, agent, task, kind, status, by, owed, exit_code, error_m
   end
   if kind == 'end' or kind == 'lost' then
     local ends = not state or open and kind == 'end'
-    if not ends and not (r[2] == by and is_owed) then return 0 end
+    if not ends and not (r[2] == by and is_owed) then return r[2] == by and repeated or 0 end
     enter(m)
     if ends then
       end_task(unfed, due, mails .. agent, cancels .. agent, record, r, agent, task, status, by, owed, exit_code, error_msg, error_code)

@@ -7,6 +7,7 @@
 --@include _slices
 local unfed, due, mails, cancels, records, strangers = unpack(KEYS, 1, 6)
 local strangers_allowed, record_ms = ARGV[2], ARGV[3]
+local repeated = 0
 local function enter() end
 --@include _settle
 local out = {}

@@ -4,14 +4,14 @@
 -- ARGV  1 items: [as in _append_results.lua: 1 to 5, 'end' | 'lost' | 'progress' | 'life', error message for the record]
 --       2 messages of one agent about tasks without a record that leave something behind  3 ms in which they are counted, and a record lives
 --       4 generation ms  5 ms an execution is remembered
--- Returns for each item: 1 written, 2 the same, and it left nothing else behind, 0 not to be written; for 'life' as settle.lua; last: how many entries are new
+-- Returns for each item: 1 written, 2 the same, and it left nothing else behind, 0 not to be written, 3 written before, by the same message; for 'life' as settle.lua; last: how many entries are new
 --@include _time
 --@include _slices
 local unfed, due, mails, cancels, records, strangers, feed, clock = unpack(KEYS, 1, 8)
 local sets, executions, strangers_allowed, record_ms = {KEYS[9], KEYS[10]}, KEYS[11], ARGV[2], ARGV[3]
 local generation_ms, execution_ms = tonumber(ARGV[4]), ARGV[5]
 --@include _append_results
-local enter = append
+local enter, repeated = append, 3
 --@include _settle
 local items, out = cmsgpack.unpack(ARGV[1]), {}
 see(items)

@@ -210,6 +210,12 @@ def ids(tasks: Sequence[Taken]) -> list[str]:
     return [task.id for task in tasks]
 
 
+async def state_of(mailbox: Mailbox, agent_id: str, task_id: str) -> str | None:
+    """The state of a task; None when it is not known."""
+    task = await mailbox.look(agent_id, task_id)
+    return None if task is None else task.state
+
+
 async def together(*calls: Any) -> list[Any]:
     """All at once, each in a task of its own."""
     return list(await asyncio.gather(*calls))

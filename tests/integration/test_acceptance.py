@@ -56,9 +56,9 @@ async def test_the_doorbell_of_an_agent_that_was_found_before_goes_in_the_call_t
     await taker.post(holder.agent_id, "t1")
     asked, ask = list[list[str]](), nodes.store.ask
 
-    async def noting(*commands: Command, may_repeat: bool = True) -> list[object]:
+    async def noting(*commands: Command, may_repeat: bool = True, minded: int | None = None) -> list[object]:
         asked.append([str(command[0]) for command in commands])
-        return await ask(*commands, may_repeat=may_repeat)
+        return await ask(*commands, may_repeat=may_repeat, minded=minded)
 
     monkeypatch.setattr(nodes.store, "ask", noting)
     await taker.post(holder.agent_id, "t2")

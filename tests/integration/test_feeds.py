@@ -12,7 +12,7 @@ from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.feeds import CALL_LINES, GENERATION_MS, StatusEntry, identity, number
 from cluster.settings import LogStream, ResultStream, StatusStream, TaskStatsStream
 from tests.integration.conftest import MakeCore
-from tests.integration.core import Core, a_result, said, together
+from tests.integration.core import Core, a_result, said, state_of, together
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
 
@@ -500,7 +500,7 @@ async def test_without_a_feed_of_results_a_task_ends_all_the_same_and_nothing_st
     await core.feeds.pay_results([cancelled.entry])
     await core.feeds.pay_offline([await core.release(holder)])
     assert await core.owed(holder.agent_id) == {}
-    assert await core.mailbox.status(holder.agent_id, "t1") == "success"
+    assert await state_of(core.mailbox, holder.agent_id, "t1") == "success"
 
 
 async def test_nothing_to_write_asks_redis_nothing(core: Core) -> None:

@@ -28,7 +28,7 @@ from cluster.mailbox import (
 from cluster.messages import NewTask
 from cluster.registry import Owner
 from tests.integration.conftest import MakeCore
-from tests.integration.core import Core, Holder, a_post, a_result, ids, said, together
+from tests.integration.core import Core, Holder, a_post, a_result, ids, said, state_of, together
 
 TTL_MS = 24 * 3600 * 1000
 GRACE_MS = 600 * 1000
@@ -229,7 +229,7 @@ async def test_any_task_id_lives_its_whole_life(core: Core, task_id: str) -> Non
     assert await core.mailbox.end_due(10) == []
     assert await core.result(holder.agent_id, task_id)
     assert await core.ends() == {task_id: ["success"]}
-    assert await core.mailbox.status(holder.agent_id, task_id) == "success"
+    assert await state_of(core.mailbox, holder.agent_id, task_id) == "success"
 
 
 # ---- taking ----
@@ -730,7 +730,7 @@ async def test_the_first_real_end_wins_and_later_ones_are_acked_and_not_written(
     assert not await core.result(holder.agent_id, "t1", "failed", message_id="m2")
     assert not await core.result(holder.agent_id, "t1", "success", message_id="m1")
     assert await core.ends() == {"t1": ["success"]}
-    assert await core.mailbox.status(holder.agent_id, "t1") == "success"
+    assert await state_of(core.mailbox, holder.agent_id, "t1") == "success"
 
 
 @pytest.mark.parametrize("state", ["pending", "sent", "running", "sent under an older claim", "redelivered"])
@@ -786,7 +786,7 @@ async def test_a_sign_of_life_of_a_task_that_is_not_known_leaves_nothing_behind(
 async def test_progress_is_written_while_its_task_is_open_and_not_after_its_end(core: Core) -> None:
     holder = await handed(core, "t1")
     assert await core.result(holder.agent_id, "t1", "running", message_id="m1")
-    assert await core.mailbox.status(holder.agent_id, "t1") == "running"
+    assert await state_of(core.mailbox, holder.agent_id, "t1") == "running"
     assert await core.result(holder.agent_id, "t1", "success", message_id="m2")
     assert not await core.result(holder.agent_id, "t1", "running", message_id="m3")
     assert [entry["status"] for entry in await core.feed()] == ["running", "success"]
@@ -813,11 +813,11 @@ async def test_progress_and_end_of_one_batch_are_both_written_when_the_batch_is_
 async def test_a_sign_of_life_marks_a_task_running_and_says_how_it_stands(core: Core) -> None:
     holder = await handed(core, "t1")
     assert await core.settle(holder.agent_id, "t1", "life") == OPEN
-    assert await core.mailbox.status(holder.agent_id, "t1") == "running"
+    assert await state_of(core.mailbox, holder.agent_id, "t1") == "running"
     assert await core.settle(holder.agent_id, "stray", "life") == UNKNOWN
     await core.result(holder.agent_id, "t1")
     assert abs(await core.settle(holder.agent_id, "t1", "life") - core.store.now_ms()) < 5000
-    assert await core.mailbox.status(holder.agent_id, "t1") == "success"
+    assert await state_of(core.mailbox, holder.agent_id, "t1") == "success"
 
 
 async def test_settling_many_is_answered_in_their_order(core: Core) -> None:

@@ -5,11 +5,11 @@ import pytest
 from cluster import mailbox
 from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.keys import RECORD_MS
-from cluster.mailbox import APPEND, APPEND_ALONE, OPEN, UNKNOWN
+from cluster.mailbox import APPEND, APPEND_ALONE, OPEN, UNKNOWN, WRITTEN_BEFORE
 from cluster.outcomes import Told
 from cluster.settings import ResultStream
 from tests.integration.conftest import MakeCore
-from tests.integration.core import SHARDS, Core, Holder, a_result, together
+from tests.integration.core import SHARDS, Core, Holder, a_result, state_of, together
 from tests.support.redis_server import RedisServer
 
 
@@ -166,7 +166,7 @@ async def test_while_the_feed_takes_nothing_ends_are_owed_to_it(single: Core) ->
     for _ in range(2):
         with pytest.raises(FeedBlocked):
             await single.told(("end", end))
-    assert await single.mailbox.status(holder.agent_id, "t1") == "success"
+    assert await state_of(single.mailbox, holder.agent_id, "t1") == "success"
     assert list(await single.owed(holder.agent_id)) == [end.owed_as]
     await single.redis.delete("agent_results")
     assert await single.told(("end", end)) == [APPEND]
@@ -179,7 +179,7 @@ async def test_a_feed_that_is_switched_off_ends_tasks_and_writes_nothing(make_co
     core = await make_core(shards=1, result_stream=ResultStream(enabled=False))
     holder = await handed(core, "t1")
     assert await core.outcomes.write([Told("end", a_result(holder.agent_id, "t1"))]) == [APPEND]
-    assert await core.mailbox.status(holder.agent_id, "t1") == "success"
+    assert await state_of(core.mailbox, holder.agent_id, "t1") == "success"
     assert await core.feed() == []
 
 
@@ -202,3 +202,35 @@ async def test_a_full_redis_takes_nothing_half(killable_redis: RedisServer, redi
         assert await core.told(*words) == [APPEND, APPEND]
     finally:
         await core.close()
+
+
+async def test_what_was_written_and_not_heard_of_is_told_of_when_it_is_said_again(single: Core) -> None:
+    holder = await handed(single, "t1")
+    told = [Told("end", a_result(holder.agent_id, "t1", message_id="m1"))]
+    assert await single.outcomes.write(told) == [APPEND]  # say that nobody heard it
+    assert await single.outcomes.write(told) == [WRITTEN_BEFORE]
+    assert await single.outcomes.write(told, is_again=True) == [APPEND]
+    another = [Told("end", a_result(holder.agent_id, "t1", message_id="m2"))]
+    assert await single.outcomes.write(another, is_again=True) == [0]
+    assert await single.ends() == {"t1": ["success"]}
+
+
+async def test_an_execution_s_key_of_another_type_refuses_the_batch_before_any_of_it_is_written(core: Core) -> None:
+    holder = await handed(core, "7_1_1_x")
+    key = core.keys.of_feed("agent_results", "execution:6")
+    await core.redis.set(key, "somebody's")
+    words = [
+        ("progress", a_result(holder.agent_id, "5_1_1_x", "running", message_id="m1")),
+        ("end", a_result(holder.agent_id, "7_1_1_x")),
+        ("end", a_result(holder.agent_id, "6_1_1_x")),
+    ]
+    for _ in range(2):
+        with pytest.raises(FeedBlocked):
+            await core.told(*words)
+    assert await core.feed() == []
+    await core.redis.delete(key)
+    await core.told(*words)
+    assert [entry["task_id"] for entry in await core.feed()] == ["5_1_1_x", "7_1_1_x", "6_1_1_x"]
+    assert await core.mail(holder.agent_id) == []
+    await core.pay_what_is_owed()
+    assert (await books(core, holder))["ended"] == "1"

@@ -146,3 +146,15 @@ async def test_closing_tells_who_waits_for_a_connection() -> None:
             await line.close()
         with pytest.raises(BrokenConnection):
             await waiting
+
+
+async def test_no_command_is_answered_at_once_and_holds_up_nobody(line: RedisLine) -> None:
+    assert await line.ask() == []
+    assert await line.ask(("PING",)) == [b"PONG"]
+
+
+async def test_errors_behind_what_a_caller_minds_are_not_raised(line: RedisLine) -> None:
+    first, error = await line.ask(("ECHO", "a"), ("NONSENSE",), minded=1)
+    assert (first, isinstance(error, ResponseError)) == (b"a", True)
+    with pytest.raises(ResponseError):
+        await line.ask(("NONSENSE",), ("ECHO", "a"), minded=1)

@@ -27,6 +27,12 @@ MASKING = Masking(["known-secret"])
         "X-Signature: bird",
         "'shared_secret': 'bird'",
         "AUTH_SHARED_SECRET=bird",
+        '{"api_key": "bird"}',
+        "api-key=bird",
+        r"{\"token\":\"bird\"}",
+        "redis://:a/bird@host",
+        "Authorization: Digest bird bird",
+        "/x?sig=bird&access_key=bird",
     ],
 )
 def test_a_secret_goes(text: str) -> None:

@@ -161,3 +161,19 @@ async def test_what_goes_wrong_behind_a_call_reaches_those_who_asked() -> None:
     batcher = Batcher("test", store.double, follow=follow)
     with pytest.raises(StoreUnavailable):
         await batcher.submit(1)
+
+
+async def test_a_call_that_nobody_waits_for_any_more_is_not_made() -> None:
+    calls: list[list[int]] = []
+
+    async def call(items: list[int]) -> list[int]:
+        calls.append(items)
+        return items
+
+    batcher: Batcher[int, int] = Batcher("test", call)
+    batcher.put(1).cancel()
+    assert await batcher.put(2) == 2
+    batcher.put(3).cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert calls == [[2]]

@@ -71,6 +71,7 @@ NOT_PLAIN = {
     "another request behind it": post(HOST) + post(HOST),
     "chunks": post(HOST, b"Transfer-Encoding: chunked"),
     "an upgrade": post(HOST, b"Connection: Upgrade", b"Upgrade: websocket"),
+    "the last request, as a proxy says it": post(HOST, b"Proxy-Connection: close"),
     "the last request": post(HOST, b"Connection: close"),
     "who waits for 100": post(HOST, b"Expect: 100-continue"),
     "a body over the limit": post(HOST, body=b"x" * 1001),

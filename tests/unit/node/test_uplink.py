@@ -20,7 +20,7 @@ from cluster.redis_client import Store
 from node import uplink as uplink_module
 from node.frames import text_frame
 from node.session import Session
-from node.uplink import ASK_AGAIN_S, BATCH_BYTES, BATCH_ITEMS, FULL_BYTES, KNOWN_TASKS, LATE_MS, Uplink
+from node.uplink import ASK_AGAIN_S, BATCH_BYTES, BATCH_ITEMS, FULL_BYTES, KNOWN_TASKS, LATE_MS, STATUS_CHARS, Uplink
 from tests.support.eventually import eventually
 from tests.unit.node.session_bench import AGENT, NOW_MS, a_session, link_of
 
@@ -430,6 +430,10 @@ async def test_an_entry_carries_what_the_agent_said(bench: Bench) -> None:
     assert await entry_of(bench, "t1", result) == ResultEntry(
         AGENT, "t1", "failed", "-9", "why", "42", "5", "7", "10", "s3:x", str(NOW_MS), "m1"
     )
+
+
+async def test_a_status_that_is_none_is_cut(bench: Bench) -> None:
+    assert (await entry_of(bench, "t1", Result(status="x" * 1_000_000))).status == "x" * STATUS_CHARS
 
 
 async def test_what_a_result_does_not_say_is_empty_or_0(bench: Bench) -> None:

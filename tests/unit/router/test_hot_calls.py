@@ -260,3 +260,26 @@ async def test_the_last_answer_of_a_connection_says_so_and_closes_it() -> None:
     taker.asked[0].set_result(Accepted("dispatched", None, 1))
     assert (await asked.answer())[1]["connection"] == "close"
     assert asked.wire.is_closed
+
+
+async def test_one_timer_looks_after_calls_that_come_in_while_others_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer to a late call lets the next one of its connection in."""
+    monkeypatch.setattr(hot_calls, "WITHIN_S", 0.02)
+    serve, next_one = hot(Taker()), Asked()
+    late = Asked()
+    monkeypatch.setattr(late, "_on_response", lambda: serve(next_one.exchange))
+    late.cycle.on_response = late._on_response
+    assert serve(late.exchange)
+    looks: list[None] = []
+    look = serve._look_at_the_clock
+
+    def counted() -> None:
+        looks.append(None)
+        look()
+
+    monkeypatch.setattr(serve, "_look_at_the_clock", counted)
+    assert (await next_one.answer())[0] == 503
+    await asyncio.sleep(0.05)
+    assert len(looks) <= 2
