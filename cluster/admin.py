@@ -5,6 +5,7 @@ does not drain; whether agents are connected is no matter. `/drain` is for the p
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
@@ -18,7 +19,10 @@ from cluster.refusal import BAD_PARAMETER
 from cluster.replies import Edge, app_of, error_reply, json_reply
 
 PROBE_S = 0.5
+TELL_S = 1.5  # that it does not answer, before the log says so
 GRACE_S = 5.0  # Redis may be away so long before a process says that it is not ready
+
+logger = logging.getLogger(__name__)
 
 
 class Readiness:
@@ -27,21 +31,33 @@ class Readiness:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._answered: float | None = None
+        self._trouble = ""
+        self._is_told = False
         self.is_serving = False  # set once it serves, cleared when it drains
 
     async def watch(self) -> None:
         """Looks at Redis, for ever."""
         while True:
-            if await self._store.ping():
-                self._answered = asyncio.get_running_loop().time()
+            self._note(await self._store.trouble(), asyncio.get_running_loop().time())
             await asyncio.sleep(PROBE_S)
+
+    def _note(self, trouble: str, now_s: float) -> None:
+        away_s = now_s - (self._answered or now_s)
+        self._trouble = trouble
+        if not trouble:
+            if self._is_told:
+                logger.warning("Redis answers again, after %.1f s", away_s)
+            self._answered, self._is_told = now_s, False
+        elif away_s >= TELL_S and not self._is_told:
+            self._is_told = True
+            logger.warning("%s: agents' messages wait, calls are refused with 503", trouble)
 
     @property
     def obstacle(self) -> str:
         """Why it is not ready; "" when it is."""
         if not self.is_serving:
             return "starting or draining"
-        return "" if self.has_redis else "Redis does not answer"
+        return "" if self.has_redis else self._trouble or "Redis does not answer"
 
     @property
     def has_redis(self) -> bool:

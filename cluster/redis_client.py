@@ -74,6 +74,7 @@ def _pool(url: str, size: int, timeout_s: float, retries: int = 0, wait_s: float
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), retries, supported_errors=(BrokenConnection,)),  # no reply is not asked for again
         protocol=2,
+        driver_info=None,  # telling its name would cost a round trip before the first command
         health_check_interval=0,
     )
 
@@ -272,13 +273,14 @@ class Store:
                 self.keys.of_feed(feed, "..."),
             )
 
-    async def ping(self) -> bool:
-        """Whether Redis answers within the probe's short timeout."""
+    async def trouble(self) -> str:
+        """Why Redis does not answer within the probe's short timeout; "" when it does."""
         try:
             async with translated(), asyncio.timeout(PROBE_TIMEOUT_S):
-                return bool(await self._probe.ping())
-        except (StoreUnavailable, ResponseError):
-            return False
+                await self._probe.ping()
+        except (StoreUnavailable, ResponseError) as error:
+            return str(error)
+        return ""
 
     async def agree(self) -> None:
         """Writes or checks what all processes must agree on: schema, shards, the key of agent ids. To be called every second.

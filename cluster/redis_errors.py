@@ -6,7 +6,14 @@ stays the driver's error, and is seen.
 
 from typing import NamedTuple
 
-from redis.exceptions import ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import TimeoutError as NoReply
 
@@ -24,6 +31,7 @@ class Away(NamedTuple):
 REASONS = ("no_answer", "connection", "full", "failing_over")
 _SILENT = Away("Redis does not answer", "no_answer", is_moving=False)
 _BROKEN = Away("Redis does not answer", "connection", is_moving=True)
+_REFUSED = Away("Redis refuses the password", "connection", is_moving=True)
 _FULL = Away("Redis is full", "full", is_moving=False)
 _MOVING = Away("Redis refuses writes, or is failing over", "failing_over", is_moving=True)
 _WORDS = (
@@ -42,7 +50,7 @@ _WORDS = (
 def away(error: Exception) -> Away | None:
     """None when the mistake is ours."""
     if isinstance(error, BrokenConnection):  # its neighbours are broken too; Redis loading is one of these
-        return _BROKEN
+        return _REFUSED if isinstance(error, AuthenticationError) else _BROKEN
     if isinstance(error, NoReply | OSError):
         return _SILENT
     if isinstance(error, RuntimeError):  # uvloop's word for writing to a connection that has just been closed

@@ -194,7 +194,10 @@ class RedisLine(asyncio.Protocol):
         oldest = self._oldest()
         if oldest is not None and oldest.deadline_s <= loop.time():
             self._fail_all(NoReply("Redis does not answer in time"))
-            self.drop()
+            if (
+                self._transport is not None
+            ):  # an attempt to connect has a clock of its own: given up here, none would ever end
+                self._lost(BrokenConnection("the connection was given up"))
             oldest = None
         self._timer = None if oldest is None else loop.call_at(oldest.deadline_s, self._look_at_the_clock)
 

@@ -39,7 +39,7 @@ def bundle(
     """Write settings, versions, doctor, status, ledger, Redis, metrics and the ends of logs into one file, without secrets."""
     name = f"agent-server-debug-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     path = output or Path(f"{name}.tar.gz")
-    cluster = cluster_of(config, None, redis_url, data_dir)
+    cluster = cluster_of(config, url, redis_url, data_dir)
     gathered = asyncio.run(_gathered(name, configuration.load(config, environ=os.environ), cluster, url))
     try:
         size = gathered.save(path)

@@ -94,12 +94,12 @@ async def test_a_redis_that_is_down_is_unavailable_at_once_and_comes_back(
     await raised(killable_core, [*WRITES, a_read_of_the_inbox])
     assert time.monotonic() - started < 1.0
     assert sum(killable_core.store.errors.values()) == killable_core.store.errors["connection"] == len(WRITES) + 1
-    assert not await killable_core.store.ping()
+    assert await killable_core.store.trouble()
     killable_redis.start()
     await eventually(lambda: back(killable_core))
     await all_done(killable_core)
     await a_read_of_the_inbox(killable_core)
-    assert await killable_core.store.ping()
+    assert not await killable_core.store.trouble()
 
 
 async def test_a_redis_that_does_not_answer_is_unavailable_within_three_seconds(
@@ -118,17 +118,17 @@ async def test_a_redis_that_does_not_answer_is_unavailable_within_three_seconds(
 async def test_the_probe_answers_quickly_whatever_the_others_wait_for(
     killable_redis: RedisServer, killable_core: Core
 ) -> None:
-    assert await killable_core.store.ping()
+    assert not await killable_core.store.trouble()
     killable_redis.pause()
     started = time.monotonic()
-    assert not await killable_core.store.ping()
+    assert await killable_core.store.trouble()
     assert time.monotonic() - started < 1.0
     killable_redis.resume()
     await eventually(lambda: not_answering(killable_core))
 
 
 async def not_answering(core: Core) -> bool:
-    return not await core.store.ping()
+    return bool(await core.store.trouble())
 
 
 async def test_a_full_pool_does_not_look_like_a_dead_redis(redis_server: RedisServer, redis_prefix: str) -> None:
@@ -140,7 +140,7 @@ async def test_a_full_pool_does_not_look_like_a_dead_redis(redis_server: RedisSe
 
     waiting = [asyncio.create_task(busy()) for _ in range(2)]
     await asyncio.sleep(0.05)
-    assert await store.ping()
+    assert not await store.trouble()
     await asyncio.gather(*waiting)
     await store.close()
 
