@@ -31,7 +31,7 @@ def compose(output: Output = None, config: ConfigFile = None) -> None:
 
 @app.command()
 def kubernetes(output: Output = None, config: ConfigFile = None) -> None:
-    """Write manifests for Kubernetes, as kustomize renders them."""
+    """Write manifests for Kubernetes, which kustomize renders."""
     _export("kubernetes", output, config)
 
 

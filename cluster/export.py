@@ -33,6 +33,14 @@ _OF_CONTAINERS: Final = _WHERE_REDIS_IS | {"server.host", "server.port", "server
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./~-]*")
 _BUILD = "  build:\n    context: ../..\n    dockerfile: deploy/docker/Dockerfile\n"
 _ENV_FILES = "  env_file: [settings.env, secrets.env]\n"
+_OF_THE_SOURCES = """\
+#   REDIS_PASSWORD=$(openssl rand -hex 32) docker compose -f deploy/docker/compose.yaml up --build --wait
+# deploy/docker/certs/ holds the certificate and its key, in one PEM file.
+"""
+_OF_THE_EXPORT = """\
+#   docker compose -f compose.yaml up --wait
+# certs/ holds the certificate and its key, in one PEM file; .env the password of Redis.
+"""
 
 
 @dataclass
@@ -76,10 +84,12 @@ def _systemd(loaded: Loaded, made: Export) -> None:
 
 def _compose(loaded: Loaded, made: Export) -> None:
     shutil.copytree(_basis("docker"), made.folder / "docker", ignore=shutil.ignore_patterns("Dockerfile*", "README.md"))
-    shutil.copytree(_basis("haproxy"), made.folder / "haproxy")
+    shutil.copytree(_basis("haproxy"), made.folder / "haproxy", ignore=shutil.ignore_patterns("servers.cfg"))
     folder, left_out = made.folder / "docker", _OF_THIS_MACHINE | _OF_CONTAINERS | {"server.trusted_proxies"}
     file = folder / "compose.yaml"
-    file.write_text(file.read_text(encoding="utf-8").replace(_BUILD, _ENV_FILES), encoding="utf-8")
+    (folder / "certs").mkdir()
+    text = file.read_text(encoding="utf-8").replace(_BUILD, _ENV_FILES).replace(_OF_THE_SOURCES, _OF_THE_EXPORT)
+    file.write_text(text, encoding="utf-8")
     opened = {environment.name_of(n): environment.as_text(v) for n, v in _open_values(loaded, left_out).items()}
     (folder / "settings.env").write_text(
         "".join(f"{name}={_quoted(name, text)}\n" for name, text in opened.items()), encoding="utf-8"
@@ -89,6 +99,9 @@ def _compose(loaded: Loaded, made: Export) -> None:
     _write_secrets(made, folder / ".env", {"REDIS_PASSWORD": secrets.token_hex(32)})
     _try(None, {**opened, **given})
     made.notes.append("the compose file brings a Redis of its own, with a new password")
+    made.notes.append(
+        f"docker compose -f {file} up --wait, once the image is there and {folder / 'certs'} holds a certificate"
+    )
 
 
 def _kubernetes(loaded: Loaded, made: Export) -> None:
@@ -113,7 +126,8 @@ def _kubernetes(loaded: Loaded, made: Export) -> None:
     _write_secrets(made, made.folder / "overlays" / overlay / "secrets.env", given)
     _try(file, given)
     made.notes.append(
-        f"kubectl apply -k {made.folder / 'overlays' / overlay}, once its host name and networks are yours"
+        f"kubectl apply -k {made.folder / 'overlays' / overlay}, once the host name in its kustomization.yaml, trusted_proxies in config.yaml"
+        " and the way to Redis in network.yaml are yours"
     )
 
 
