@@ -14,11 +14,13 @@ PACKAGES = ("cluster", "node", "router")
 
 
 def sources() -> set[str]:
-    """What a wheel must carry: code, scripts, the pages about them, and the mark of typed packages."""
+    """What a wheel must carry: code, scripts, the pages about them, the mark of typed packages, and what `export` and `config show` write."""
     files = {
         p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.suffix in {".py", ".lua", ".md", ".typed"}
     }
-    return {str(p.relative_to(ROOT)) for p in files}
+    listed = subprocess.run(["git", "ls-files", "deploy"], cwd=ROOT, check=True, capture_output=True, text=True)
+    deploy = {f"cluster/{name}" for name in listed.stdout.splitlines()}
+    return {str(p.relative_to(ROOT)) for p in files} | deploy | {"cluster/config.yaml.example"}
 
 
 def surplus_or_missing(wheel: Path) -> list[str]:
