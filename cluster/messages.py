@@ -295,9 +295,13 @@ def execution_of(task_id: str) -> tuple[str, str]:
     return _positive(parts[0]), _positive(parts[2]) if len(parts) > 2 else "0"
 
 
-@lru_cache(4096)  # an execution's tasks come together, and so do a host's
 def _positive(text: str) -> str:
-    if not (text.isascii() and text.isdigit() and len(text) <= 19):
+    return _number(text) if len(text) <= 19 else "0"
+
+
+@lru_cache(4096)  # an execution's tasks come together, and so do a host's
+def _number(text: str) -> str:
+    if not (text.isascii() and text.isdigit()):
         return "0"
     if len(text) < 19 and text[0] != "0":  # as most are
         return text

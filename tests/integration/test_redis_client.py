@@ -321,10 +321,21 @@ async def test_a_script_is_sent_once_and_then_named(core: Core) -> None:
 
 async def test_the_clock_is_that_of_redis(redis_server: RedisServer) -> None:
     far = "1000000000"
-    async with scripted_redis(lambda _: b"*2\r\n" + bulk(far) + bulk("250000")) as scripted:
+    time_of_day = b"*2\r\n" + bulk(far) + bulk("250000")
+    async with scripted_redis(lambda words: time_of_day if words == [b"TIME"] else b":1\r\n") as scripted:
         store = Store(settings.Redis(enabled=True, url=scripted.url))
         assert await store.sync_clock() < 5
         assert abs(store.now_ms() - 1_000_000_000_250) < 5000
+        await store.close()
+
+
+async def test_a_redis_that_loads_its_data_and_tells_the_time_is_away() -> None:
+    """Leases end meanwhile: whoever takes it for one that answers declares their agents dead when it has loaded."""
+    time_of_day, loading = b"*2\r\n" + bulk("1") + bulk("1"), b"-LOADING Redis is loading the dataset in memory\r\n"
+    async with scripted_redis(lambda words: time_of_day if words == [b"TIME"] else loading) as scripted:
+        store = Store(settings.Redis(enabled=True, url=scripted.url))
+        with pytest.raises(StoreUnavailable):
+            await store.sync_clock()
         await store.close()
 
 
