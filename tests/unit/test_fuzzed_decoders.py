@@ -6,6 +6,7 @@ An input is a valid one that was changed, or noise (tests/support/mutation.py). 
 
 import contextlib
 import json
+import logging
 import os
 import random
 import time
@@ -455,7 +456,10 @@ def plan(is_long: bool, say: Say) -> Plan:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_comes_is_taken_or_refused(name: str, plan: Plan, tmp_path: Path, finding: Finding) -> None:
+def test_whatever_comes_is_taken_or_refused(
+    name: str, plan: Plan, tmp_path: Path, finding: Finding, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)  # what is kept of each complaint would look like a leak
     finding.about("fuzz", f"{name}: valid ones changed, and noise", "in this process")
     finding.seed = str(plan.seed)
     make, seeds = TARGETS[name]
