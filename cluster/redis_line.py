@@ -127,6 +127,7 @@ class RedisLine(asyncio.Protocol):
 
     async def _connect(self) -> None:
         connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        began_s = asyncio.get_running_loop().time()
         try:
             await connection.connect()
             if self._is_connecting_here():
@@ -135,7 +136,7 @@ class RedisLine(asyncio.Protocol):
         except (RedisError, OSError) as error:
             if self._is_connecting_here():
                 self._connecting = None
-                self._fail_all(error)
+                self._fail_older(began_s, error)
         finally:
             await connection.disconnect(nowait=True)  # unless it was taken over, and is not its own any more
 
@@ -208,6 +209,16 @@ class RedisLine(asyncio.Protocol):
                 if not asked.future.done():
                     return asked
         return None
+
+    def _fail_older(self, began_s: float, error: Exception) -> None:
+        """An attempt to connect failed for those that waited when it began; who came later gets one of its own."""
+        waiting, self._waiting = self._waiting, []
+        for asked in waiting:
+            if asked.deadline_s - self._timeout_s > began_s:
+                self._waiting.append(asked)
+            else:
+                asked.fail(error)
+        self._flush()
 
     def _fail_all(self, error: Exception) -> None:
         failed = [*self._asked, *self._waiting]

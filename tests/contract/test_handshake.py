@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from node.probe import MOST
 from tests.contract.clusters import Clusters
@@ -281,8 +281,12 @@ async def test_a_probe_is_told_how_it_looks_from_here_and_is_nobody(gateway: Gat
     async with connect(f"ws://127.0.0.1:{gateway.port}/ws/probe", proxy=None) as probe:
         hello = msgspec.json.decode(await probe.recv())
         assert (hello["type"], hello["ws_url"]) == ("probe", f"ws://127.0.0.1:{gateway.port}/ws/agent/")
-        await probe.send('{"type":"heartbeat","payload":{}}')
         await (await probe.ping())
+        await probe.send('{"type":"heartbeat","payload":{}}')
+        with pytest.raises(ConnectionClosed) as ended:  # there is nothing to be said here
+            await probe.recv()
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 1008
         assert (await gateway.call("GET", "/api/metrics")).json()["agents_total"] == before  # type: ignore[index]
 
 
