@@ -264,6 +264,7 @@ def test_a_feed_is_tailed(operator: Operator) -> None:
 
 
 def test_a_feed_is_followed_until_ctrl_c(operator: Operator) -> None:
+    operator.run("tasks", "run", "web-1", "--", "echo before")
     tail = operator.begin("streams", "tail", "logs", "-n", "1")
     eventually_blocking(lambda: "" if operator.begun() else "nothing yet" + operator.begun("err"), LIMIT_S)
     operator.run("tasks", "run", "web-1", "--", "echo followed")
