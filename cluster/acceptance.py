@@ -10,7 +10,7 @@ Owns the steps and their order; knows neither callers nor sockets. Rules:
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 from cluster import task_trail
 from cluster.batching import Batcher
@@ -93,9 +93,7 @@ class Acceptance:
         while len(self._found) > FOUND:
             del self._found[next(iter(self._found))]
         if owners:
-            ringing = asyncio.create_task(self._ring(owners), name="ring")  # no answer waits for it
-            self._behind.add(ringing)
-            ringing.add_done_callback(self._forget)
+            self._begin("ring", self._ring(owners))  # no answer waits for it
 
     async def _ring(self, owners: Sequence[tuple[Owner, str]]) -> None:
         with contextlib.suppress(StoreUnavailable):  # renewal finds the mail
@@ -104,6 +102,7 @@ class Acceptance:
     async def _follow(self, posts: list[Post], outcomes: Sequence[Outcome]) -> None:
         """What is counted of them."""
         task_ids: list[str] = []
+        is_followed = task_trail.is_followed()
         for post, outcome in zip(posts, outcomes, strict=True):
             if isinstance(outcome, PeerError):
                 self._counts[REFUSED[type(outcome)]] += len(post.tasks)
@@ -111,16 +110,21 @@ class Acceptance:
             self._counts["accepted"] += outcome.new
             self._counts["repeated"] += len(post.tasks) - outcome.new
             task_ids += [task.id for task in post.tasks]
-            if task_trail.is_followed():
+            if is_followed:
                 for task in post.tasks:
                     task_trail.tell("accepted", post.agent_id, task.id, status=outcome.status)
         if task_ids:
-            counting = asyncio.create_task(self._expect(task_ids), name="expect")
-            self._behind.add(counting)
-            counting.add_done_callback(self._forget)
-            done, _ = await asyncio.wait([counting], timeout=FOLLOW_S)
-            for call in done:
-                call.result()
+            counting = self._begin("expect", self._expect(task_ids))
+            await asyncio.wait([counting], timeout=FOLLOW_S)
+            if counting.done():
+                counting.result()
+
+    def _begin(self, name: str, call: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Does this behind the mailbox, whether or not somebody waits for it."""
+        task = asyncio.create_task(call, name=name)
+        self._behind.add(task)
+        task.add_done_callback(self._forget)
+        return task
 
     def _forget(self, call: asyncio.Task[None]) -> None:
         """What was late, and failed, nobody hears of."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster import groups
 from cluster.errors import FeedBlocked, StoreUnavailable
 from cluster.keys import Keys
 from cluster.redis_client import Client, Store
@@ -53,9 +54,8 @@ class Census:
             "status": config.status_stream, "task_stats": config.task_stats_stream,
         }  # fmt: skip
         self._feeds = {name: feed.key for name, feed in feeds.items() if feed.enabled}
-        self._pending: list[
-            tuple[int, int]
-        ] = []  # of each shard: when its oldest was accepted, and how many agents have one
+        # Of each shard: when its oldest was accepted, and how many agents have one.
+        self._pending: list[tuple[int, int]] = []
 
     async def take(self) -> Counted:
         """Counts. Raises: StoreUnavailable."""
@@ -84,18 +84,12 @@ class Census:
     async def _feed(self, client: Client, key: str) -> FeedState | None:
         with contextlib.suppress(FeedBlocked), self._store.of_feed(key):
             entries = int(await client.xlen(key))
-            groups: list[Any] = []
+            found: list[Any] = []
             with self._store.missing_is_normal():
-                groups = await client.xinfo_groups(key)
-            lags_s = [await self._lag_s(client, key, group["last-delivered-id"]) for group in groups[:GROUPS]]
-            lags = [group.get("lag") for group in groups]
+                found = await client.xinfo_groups(key)
+            delivered = [groups.text(group["last-delivered-id"]) for group in found[:GROUPS]]
+            lags_s = [await groups.behind_s(self._store, key, last) or 0.0 for last in delivered]
+            lags = [group.get("lag") for group in found]
             known = max((int(lag) for lag in lags if lag is not None), default=None)
-            return FeedState(entries, len(groups), max(lags_s, default=None), known)
+            return FeedState(entries, len(found), max(lags_s, default=None), known)
         return None
-
-    async def _lag_s(self, client: Client, key: str, delivered: Any) -> float:
-        after = delivered.decode() if isinstance(delivered, bytes) else str(delivered)
-        first = await client.xrange(key, min=f"({after}", count=1)
-        if not first:
-            return 0.0
-        return max(0.0, (self._store.now_ms() - int(bytes(first[0][0]).split(b"-")[0])) / 1000)

@@ -76,18 +76,23 @@ async def count(store: Store, key: str, first: str, last: str, most: int) -> tup
     return counted, end
 
 
+async def behind_s(store: Store, key: str, delivered: str) -> float | None:
+    """For how long the oldest entry behind this one has been there; None when there is none. Raises: StoreUnavailable."""
+    waiting, oldest = await count(store, key, f"({delivered}", "+", 1)
+    return max(0.0, (store.now_ms() - milliseconds(oldest)) / 1000) if waiting else None
+
+
 async def _group(store: Store, key: str, said: Any, length: int, most: int) -> Group:
     delivered = text(said["last-delivered-id"])
-    waiting, oldest = await count(store, key, f"({delivered}", "+", 1)
+    waits_s = await behind_s(store, key, delivered)
     lag, is_more = said.get("lag"), False
-    if not waiting:
+    if waits_s is None:
         lag = 0
     elif lag is None:
         lag, _ = await count(store, key, f"({delivered}", "+", most + 1)
         lag, is_more = min(lag, most), lag > most
-    behind_s = max(0.0, (store.now_ms() - milliseconds(oldest)) / 1000) if waiting else 0.0
     lag = min(lag, length) if length else lag  # what was trimmed nobody waits for, though Redis may count it
-    return Group(text(said["name"]), said["consumers"], delivered, said["pending"], lag, is_more, behind_s)
+    return Group(text(said["name"]), said["consumers"], delivered, said["pending"], lag, is_more, waits_s or 0.0)
 
 
 def text(raw: Any) -> str:

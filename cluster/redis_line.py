@@ -91,6 +91,9 @@ class RedisLine(asyncio.Protocol):
     def drop(self) -> None:
         """Gives the connection up: the next command finds the Redis that is the primary then."""
         self._stop_connecting()
+        self._give_up()
+
+    def _give_up(self) -> None:
         if self._transport is not None:
             self._lost(BrokenConnection("the connection was given up"))
 
@@ -195,10 +198,7 @@ class RedisLine(asyncio.Protocol):
         oldest = self._oldest()
         if oldest is not None and oldest.deadline_s <= loop.time():
             self._fail_all(NoReply("Redis does not answer in time"))
-            if (
-                self._transport is not None
-            ):  # an attempt to connect has a clock of its own: given up here, none would ever end
-                self._lost(BrokenConnection("the connection was given up"))
+            self._give_up()  # an attempt to connect has a clock of its own: given up here, none would ever end
             oldest = None
         self._timer = None if oldest is None else loop.call_at(oldest.deadline_s, self._look_at_the_clock)
 

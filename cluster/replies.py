@@ -66,6 +66,11 @@ def reply_to(error: Exception) -> Response:
     return error_reply(status, code, str(error), headers)
 
 
+def reply_to_fault() -> Response:
+    """The answer to an error that nobody meant: ours, and its text is not for callers."""
+    return error_reply(500, INTERNAL, "internal error")
+
+
 async def _on_known(_: Request, error: Exception) -> Response:
     return reply_to(error)
 
@@ -76,7 +81,7 @@ async def _on_http(_: Request, error: HTTPException) -> Response:
 
 
 async def _on_unmeant(_: Request, __: Exception) -> Response:
-    return error_reply(500, INTERNAL, "internal error")
+    return reply_to_fault()
 
 
 HANDLERS: dict[Any, Any] = {

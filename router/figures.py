@@ -62,16 +62,18 @@ def of_cluster(counters: Counters, books: Bookkeeping) -> None:
         lambda: books.ledger.tasks_off,
     )
     counters.counted(
-        "ledger_entries_owed", "Ends of tasks and of connections that were decided", lambda: books.ledger.owed
+        "ledger_entries_owed",
+        "Ends that were owed to a feed: the cluster's own of tasks, and of connections",
+        lambda: books.ledger.owed,
     )
     counters.counted(
         "ledger_entries_written",
-        "Ends of tasks and of connections that were written to their feed",
+        "Owed ends that were written to their feed",
         lambda: books.ledger.written,
     )
     counters.gauge(
         "ledger_entries_waiting",
-        "Ends of tasks and of connections that are not in their feed yet",
+        "Owed ends that are not in their feed yet",
         lambda: books.ledger.waiting,
     )
     counters.gauge(

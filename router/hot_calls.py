@@ -24,7 +24,7 @@ from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
 from cluster.exchange import Exchange
 from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.mailbox import Accepted, Post
-from cluster.replies import INTERNAL, error_reply, reply_to
+from cluster.replies import reply_to, reply_to_fault
 from cluster.security import Signer
 from router import posting
 from router.in_time import LATE, WITHIN_S
@@ -97,7 +97,7 @@ class HotCalls:
             _answer(exchange, reply_to(why))
         else:
             logger.error("POST %s failed", exchange.scope["path"], exc_info=why)
-            _answer(exchange, error_reply(500, INTERNAL, "internal error"))
+            _answer(exchange, reply_to_fault())
 
     # ---- in time
 

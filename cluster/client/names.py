@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from cluster.client.streams import Entry
+from cluster.client.streams import Entry, shards_of
 from cluster.errors import StoreUnavailable
 from cluster.redis_client import Store
 from cluster.settings import Redis
@@ -45,9 +45,5 @@ class Names:
 
     async def _open(self) -> Store | None:
         """A store with the cluster's shards; None where there is no cluster."""
-        first = Store(self._redis)
-        try:
-            [shards] = await first.ask(("HGET", first.keys.meta, "shards"))
-        finally:
-            await first.close()
-        return Store(self._redis, int(shards)) if shards else None
+        shards = await shards_of(self._redis)
+        return None if shards is None else Store(self._redis, shards)

@@ -58,16 +58,24 @@ def place_of(redis: Redis) -> str:
     return without_url_credentials(redis.url) if redis.url else redis.addr
 
 
+async def shards_of(redis: Redis) -> int | None:
+    """How many shards the cluster has that this Redis holds; None when it holds none. Raises: StoreUnavailable."""
+    store = Store(redis)
+    try:
+        [shards] = await store.ask(("HGET", store.keys.meta, "shards"))
+    finally:
+        await store.close()
+    return None if shards is None else int(shards)
+
+
 @contextlib.asynccontextmanager
 async def cluster_store(redis: Redis) -> AsyncIterator[Store]:
     """The cluster that this Redis holds, with its shards and its clock. Raises: Failed."""
-    first = Store(redis)
     try:
-        async with first.session() as client:
-            shards = await client.hget(first.keys.meta, "shards")
+        shards = await shards_of(redis)
         if shards is None:
             raise Failed("this Redis holds no cluster (redis.prefix says which)")
-        store = Store(redis, int(shards))
+        store = Store(redis, shards)
         try:
             await store.sync_clock()
             yield store
@@ -75,8 +83,6 @@ async def cluster_store(redis: Redis) -> AsyncIterator[Store]:
             await store.close()
     except StoreUnavailable as error:
         raise Failed(f"{error} (at {place_of(redis)})") from error
-    finally:
-        await first.close()
 
 
 class Streams:
