@@ -4,7 +4,8 @@ Owns the rhythm of renewal; knows neither frames nor tasks. Rules:
 
 - A session is claimed before it is accepted; the newest wins, and the process that held the agent before is told to close.
 - No Redis write a heartbeat: every third of the timeout the leases of agents heard since are prolonged, many in one call, each to
-  the time it was last heard plus the timeout.
+  the time it was last heard plus the timeout. Who was silent for longer is renewed before a third of what is left has passed, so
+  that agents which could not be heard (a node that stood still, a network away) have their whole lease soon after they are.
 - The lease is the one authority. What renewal finds lost is closed: 4409 when another owns it, 4408 when it ran out, 4403 when the
   agent was forgotten.
 - Redis away: sockets stay open for `AWAY_S`, then they are closed so that the agents' outboxes take over.
@@ -12,8 +13,9 @@ Owns the rhythm of renewal; knows neither frames nor tasks. Rules:
 """
 
 import asyncio
+import heapq
+import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from cluster import close_codes
@@ -42,6 +44,7 @@ from node.session import Session
 AWAY_S = 90.0
 RENEW_ITEMS = 200  # in one call
 RETRY_S = 0.25
+SOONEST_S = 1.0  # an agent is heard with the resolution of the wheel
 SLICE = 200  # sockets closed in one go, at the most
 SLICE_S = 0.05
 FAST_PER_S = SLICE / SLICE_S
@@ -69,7 +72,10 @@ class Presence:
         self._on_release = on_release
         self._count = count
         self._every_s = registry.timeout_ms / 3000
-        self._queue: deque[tuple[float, Session]] = deque()  # by the time their renewal is due
+        self._queue: list[
+            tuple[float, int, Session]
+        ] = []  # a heap: when the renewal is due, in which order it was asked for
+        self._order = itertools.count()
         self._claims: Batcher[Bid, Claim | Contested | PeerError] = Batcher("claim", registry.claim)
         self._releases: Batcher[Release, bytes] = Batcher("release", registry.release)
         self._side: set[asyncio.Task[None]] = set()
@@ -93,7 +99,7 @@ class Presence:
     def start(self, session: Session, previous: Owner | None) -> None:
         """A claimed session is open: its lease is ours to renew, its predecessor is to close."""
         self._hub.add(session)
-        self._queue.append((asyncio.get_running_loop().time() + self._every_s, session))
+        self._renew_in(self._every_s, session)
         if previous is not None and (previous.node, previous.boot) != (self._node_id, self._boot):
             self.aside(self._inbox.close([(previous, session.agent_id)], close_codes.REPLACED), "close predecessor")
 
@@ -122,34 +128,45 @@ class Presence:
                     await self._renew(due)
                 self._answered = loop.time()
             except StoreUnavailable:
-                queued = {session for _, session in self._queue}  # some of them were renewed
-                self._queue.extendleft((0.0, session) for session in reversed(due) if session not in queued)
+                queued = {session for _, _, session in self._queue}  # some of them were renewed
+                for session in due:
+                    if session not in queued:
+                        self._renew_in(0.0, session)
                 await self._endure(loop.time() - self._answered)
                 await asyncio.sleep(RETRY_S)
             if len(due) < RENEW_ITEMS:
                 await asyncio.sleep(pause_s)
 
+    def _renew_in(self, seconds: float, session: Session) -> None:
+        heapq.heappush(self._queue, (asyncio.get_running_loop().time() + seconds, next(self._order), session))
+
+    def _pause_s(self, session: Session) -> float:
+        """Until its next renewal."""
+        silent_s = session.age_ms / 1000
+        if silent_s <= self._every_s:
+            return self._every_s
+        return max(SOONEST_S, self._every_s - silent_s / 3)
+
     def _due(self, now: float) -> list[Session]:
         """Those whose time has come, or else the next one."""
         due: list[Session] = []
         while self._queue and (self._queue[0][0] <= now or not due) and len(due) < RENEW_ITEMS:
-            _, session = self._queue.popleft()
+            _, _, session = heapq.heappop(self._queue)
             if self._hub.get(session.agent_id) is session and session.link is not None:
                 due.append(session)
         return due
 
     async def _renew(self, sessions: list[Session]) -> None:
         outcomes = await self._registry.renew([_renewal(session) for session in sessions])
-        again = asyncio.get_running_loop().time() + self._every_s
         forgotten: list[Session] = []
         for session, outcome in zip(sessions, outcomes, strict=True):
             if outcome >= 0:
-                self._queue.append((again, session))
+                self._renew_in(self._pause_s(session), session)
                 if outcome & (HAS_MAIL | HAS_CANCELS):
                     self._on_mail(session)
             elif outcome == UNKNOWN:
                 forgotten.append(session)
-                self._queue.append((again, session))
+                self._renew_in(self._every_s, session)
             else:
                 self._lose(session, outcome)
         if forgotten:
@@ -165,8 +182,10 @@ class Presence:
     async def _put_back(self, sessions: list[Session]) -> None:
         """Redis forgot the agents of live sessions: they are registered and claimed again, under newer epochs; the others are looked at now."""
         done = set(sessions)
-        self._queue = deque((0.0, session) for _, session in self._queue if session not in done)
-        again = asyncio.get_running_loop().time() + self._every_s
+        others, self._queue = self._queue, []
+        for _, _, session in others:
+            if session not in done:
+                self._renew_in(0.0, session)
         for session in sessions:
             self._on_forgotten(session)
         await self._registry.put_back([session.profile for session in sessions])
@@ -174,7 +193,7 @@ class Presence:
         for session, outcome in zip(sessions, await self._registry.claim(bids), strict=True):
             if isinstance(outcome, Claim):
                 session.own(outcome)
-                self._queue.append((again, session))
+                self._renew_in(self._every_s, session)
                 self._on_mail(session)
             elif isinstance(outcome, Refused):
                 self._lose(session, REVOKED)

@@ -86,7 +86,8 @@ class Reaper:
         if self._stalled_since is not None:
             stalled_s = now - self._stalled_since
             self._stalled_since = None
-            self._grace_until = now + min(max(stalled_s, FIRST_GRACE_S), self._registry.timeout_ms / 1000)
+            grace_s = min(max(stalled_s, FIRST_GRACE_S), self._registry.timeout_ms / 1000)
+            self._grace_until = max(self._grace_until, now + grace_s)  # a short stall takes nothing from a longer one's
             logger.info("Redis was away or slow for %.1f s: leases get %.1f s", stalled_s, self._grace_until - now)
         return now >= self._grace_until
 

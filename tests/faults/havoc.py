@@ -69,7 +69,8 @@ class Havoc:
         self._scene.redis.kill()
         away_s = self._chance.uniform(0.2, 3.0)
         await asyncio.sleep(away_s)
-        self._scene.redis.start(30.0)  # in this thread: the kernel kills what a thread started with it
+        self._scene.redis.launch()  # in this thread: the kernel kills what a thread started with it
+        await asyncio.to_thread(self._scene.redis.wait_answering, 30.0)  # agents go on beating meanwhile
         return f"Redis, for {away_s:.1f} s"
 
     async def _stall(self) -> str:

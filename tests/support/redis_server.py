@@ -35,6 +35,7 @@ class RedisServer:
         self.folder = folder
         self.version = version
         self.port = free_port()
+        self._output = folder / "redis.log"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,14 +58,21 @@ class RedisServer:
 
     def start(self, timeout_s: float = 10.0) -> None:
         """Start it and wait until it answers PING. Raises: RedisNotFoundError, RuntimeError with its log."""
+        self.launch()
+        self.wait_answering(timeout_s)
+
+    def launch(self) -> None:
+        """Start it. Raises: RedisNotFoundError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        output = self.folder / "redis.log"
-        self._process = spawn(self._argv(), cwd=self.folder, stdout=output, stderr=output)
+        self._process = spawn(self._argv(), cwd=self.folder, stdout=self._output, stderr=self._output)
+
+    def wait_answering(self, timeout_s: float) -> None:
+        """Return when it answers PING, and has loaded its data. Raises: RuntimeError with its log."""
         deadline = time.monotonic() + timeout_s
         while not self.answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"redis-server does not answer: {output.read_text()[-2000:]}")
+                raise RuntimeError(f"redis-server does not answer: {self._output.read_text()[-2000:]}")
             time.sleep(0.01)
 
     def stop(self, timeout_s: float = 10.0) -> None:

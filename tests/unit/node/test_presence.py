@@ -30,7 +30,7 @@ from cluster.registry import (
 )
 from node import presence as presence_module
 from node.hub import Hub
-from node.presence import AWAY_S, RENEW_ITEMS, SLICE, Presence, close_in_slices
+from node.presence import AWAY_S, RENEW_ITEMS, SLICE, SOONEST_S, Presence, close_in_slices
 from node.session import Session
 from tests.support.eventually import eventually
 from tests.unit.node.session_bench import AGENT, a_claim, a_session, link_of
@@ -222,6 +222,24 @@ async def test_leases_are_renewed_again_and_again_with_the_age_of_what_was_heard
         await eventually(lambda: len(bench.store.renewals) < 3)
     assert bench.store.renewals[0] == [Renewal(AGENT, "n1:boot:5", 7000, "3")]
     assert link_of(session).closed == []
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "next_s"),
+    [(0, 20.0), (20, 20.0), (30, 10.0), (48, 4.0), (59, SOONEST_S), (600, SOONEST_S)],
+)
+async def test_who_was_silent_for_long_is_renewed_before_a_third_of_its_lease_has_passed(
+    silent_s: int, next_s: float
+) -> None:
+    store = FakeStore()
+    store.timeout_ms = 60_000
+    bench = Bench(store)
+    session = bench.started()
+    link_of(session).wheel.now = silent_s
+    async with bench.renewing():
+        await eventually(lambda: not store.renewals)
+        [(due_s, _, _)] = bench.presence._queue
+    assert due_s - asyncio.get_running_loop().time() == pytest.approx(next_s, abs=0.5)
 
 
 async def test_many_renewals_are_one_call_and_a_call_is_bounded(bench: Bench) -> None:

@@ -176,6 +176,16 @@ async def test_after_a_stall_leases_get_as_long_as_it_was_within_bounds(
     assert await bench.sweeps(2000) == pytest.approx(grace_s, abs=1.0)
 
 
+async def test_a_short_stall_takes_nothing_from_what_a_longer_one_gave(bench: Bench) -> None:
+    await bench.settled()
+    for stall_s in (20.0, SLOW_S + 0.1):
+        bench.store.round_trip_s = stall_s
+        assert not await bench.may_sweep()
+        bench.store.round_trip_s = 0.001
+        assert not await bench.may_sweep()
+    assert await bench.sweeps(60) == pytest.approx(20, abs=2.0)
+
+
 async def test_a_redis_that_was_away_is_a_stall(bench: Bench) -> None:
     await bench.settled()
     bench.store.is_away = True
