@@ -62,13 +62,13 @@ async def request_us(connections: int, seconds: float, warm_s: float) -> float:
         return meter.spent_s()["server"] * 1e6 / max(1, tally.done)
 
 
-async def ping_pong(stage: Stage, count: int) -> Tally:
+async def ping_pong(stage: Stage, count: int, per_s: float = 0.0) -> Tally:
     """XADD -> XREAD from process to process, over the Redis of a stage, on the CPUs of router and node; latencies of one way."""
     async with worker() as one, worker() as other:
         router_cpu, node_cpu = cpu_of_router(), cpu_of_node()
         await other.do("redis.echo", url=stage.redis_url, cpu=node_cpu)
         await one.do("redis.serve", url=stage.redis_url, cpu=router_cpu, count=max(10, count // 10))
-        return await one.do("redis.serve", url=stage.redis_url, cpu=router_cpu, count=count)
+        return await one.do("redis.serve", url=stage.redis_url, cpu=router_cpu, count=count, per_s=per_s)
 
 
 async def xadd_us(stage: Stage, entry: list[str], count: int) -> float:

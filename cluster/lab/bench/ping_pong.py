@@ -24,13 +24,20 @@ class PingPong:
         self._echo = asyncio.create_task(self._answer(_store(url)), name="pong")
         return Tally()
 
-    async def serve(self, url: str, cpu: int, count: int) -> Tally:
-        """One after the other; latencies are half of a round trip: from the XADD of one process to the reader of the other."""
+    async def serve(self, url: str, cpu: int, count: int, per_s: float = 0.0) -> Tally:
+        """One after the other, at this rate (0 = at once); latencies are half of a round trip.
+
+        That is from the XADD of one process to the reader of the other. Machines that sleep in between wake up slowly: what is asked now and
+        then is to be held against what is asked as seldom.
+        """
         os.sched_setaffinity(0, {cpu})
         store, tally, last = _store(url), Tally(), "0"
         async with store.session() as client:
             await client.delete(_PONG)
+        gap_s = 1 / per_s if per_s else 0.0
         for _ in range(count):
+            if gap_s:
+                await asyncio.sleep(gap_s)
             began_ns = time.monotonic_ns()
             await _add(store, _PING)
             last = await _next(store, _PONG, last)

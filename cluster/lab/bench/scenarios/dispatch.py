@@ -10,7 +10,7 @@ from cluster.lab.bench.tally import Tally
 
 SHARES = (0.1, 0.5, 0.8)
 PERCENTILES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
-STEPS = 4 + len(SHARES)
+STEPS = 5 + len(SHARES)
 
 
 async def run(sizes: Sizes, step: Step) -> Findings:
@@ -20,19 +20,23 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     bare = await limits.request_us(sizes.calls, sizes.window_s, sizes.warm_s)
     async with cluster_of(1) as stage, fleet(sizes.receivers) as crowd, worker() as caller:
         step("XADD -> XREAD alone")
-        alone = await limits.ping_pong(stage, sizes.pings)
+        hot = await limits.ping_pong(stage, sizes.pings)
         step("connecting")
         connected = await crowd.grow(HOST, stage.port, sizes.receivers)
         await crowd.take_tasks(answers=True)
         await opened(caller, stage, connected.ids, sizes.calls)
         step("saturation")
         full = await _saturated(found, stage, crowd, caller, sizes)
+        step("XADD -> XREAD alone, at the lowest rate")
+        seldom_per_s = max(1.0, full.per_s * SHARES[0])
+        alone = await limits.ping_pong(stage, int(seldom_per_s * sizes.window_s), seldom_per_s)
         late: dict[float, Tally] = {}
         for share in SHARES:
             step(f"open loop, {share:.0%}")
             late[share] = await _paced(crowd, caller, full.per_s * share, sizes.window_s)
     found.read("CPU a request, bare ASGI", bare, "us")
-    found.read("XADD -> XREAD p50", alone.percentile_ms(0.5), "ms")
+    found.read("XADD -> XREAD p50, one after the other", hot.percentile_ms(0.5), "ms")
+    found.read(f"XADD -> XREAD p50 at {SHARES[0]:.0%}", alone.percentile_ms(0.5), "ms")
     for share, tally in late.items():
         found.read(f"tasks lost at {share:.0%}", tally.failed, "")
         for name, part in PERCENTILES:

@@ -28,6 +28,14 @@ async def test_what_fell_behind_goes_out_and_stays_due_when_it_was() -> None:
     assert due[-1] - began_ns < 0.3e9
 
 
+async def test_what_cannot_be_sent_ends_the_load() -> None:
+    def fire(due_ns: int) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await pace.at_rate(1000, 30.0, fire)
+
+
 def test_a_percentile_is_one_of_the_values() -> None:
     values = list(range(1000))
     assert (percentile(values, 0.5), percentile(values, 0.999), percentile(values, 1.0)) == (500, 999, 999)
