@@ -21,6 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.feed_reader import FeedReader
 from tests.support.ledger import Ledger
 from tests.support.load_balancer import Haproxy, LoadBalancer, Nginx, Upstream, replaced
+from tests.support.ports import free_port
 from tests.support.recorder import Recorder
 from tests.support.redis_server import RedisServer
 from tests.support.simulated_fleet import Fleet
@@ -295,4 +296,12 @@ async def test_a_certificate_of_somebody_else_is_broken_and_hides_nothing(
         monkeypatch.delenv("SSL_CERT_FILE")
         report = doctor(cluster.folder, "--url", proxy.url)
     assert report.broken() == {"certificate"}
+    assert "renew it" in report.checks["certificate"].fix
     assert (report.checks["upgrade"].verdict, report.checks["ws_url"].verdict) == ("ok", "ok")
+
+
+@only_7
+async def test_where_nobody_speaks_tls_no_certificate_is_to_be_renewed(cluster: ClusterProcess) -> None:
+    found = doctor(cluster.folder, "--url", f"https://127.0.0.1:{free_port()}").checks["certificate"]
+    assert (found.verdict, found.says) == ("broken", "nothing listens there")
+    assert "renew" not in found.fix

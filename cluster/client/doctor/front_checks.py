@@ -39,11 +39,13 @@ async def certificate(patient: Patient) -> Finding:
         return unchecked(f"{patient.url} is without TLS")
     try:
         left_s = await asyncio.to_thread(_left_s, parts.hostname or "", parts.port or 443)
-    except (OSError, ValueError) as error:
+    except ssl.SSLCertVerificationError as error:
         return broken(
             why(error),
             "renew it, for this name and with its whole chain; or let this machine trust who signed it (SSL_CERT_FILE)",
         )
+    except (OSError, ValueError) as error:
+        return broken(why(error), "give --url as agents dial it, and see that what speaks TLS there is up")
     says = f"valid for {parts.hostname}, {left_s / DAY_S:.0f} days more"
     return (
         warning(says, "renew it: agents stay away from the day on which it ends")
