@@ -82,3 +82,7 @@ class NotConnected(PeerError):
 
 class Refused(PeerError):
     """The token is not accepted."""
+
+
+class WrongToken(PeerError):
+    """The token is not this agent's, or there is none."""

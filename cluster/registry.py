@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 
 from cluster import security
 from cluster.batching import Batcher
-from cluster.errors import BadInput, Refused, UnknownAgent
+from cluster.errors import BadInput, Refused, UnknownAgent, WrongToken
 from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.keys import Keys
 from cluster.redis_client import Store
@@ -86,23 +86,31 @@ class Registered(Struct, frozen=True):
 
 
 class Bid(Struct, frozen=True, gc=False):
-    """A session that wants to own its agent. `force`: however often it was taken over of late."""
+    """A session that wants to own its agent. `force`: however often it was taken over of late.
+
+    `token_hash`: of the token that it shows; "" where a session that was let in before bids again.
+    """
 
     agent_id: str
     node: str
     boot: str
     address: str
     force: bool = False
+    token_hash: str = ""
 
 
 class Claim(Struct, frozen=True):
-    """A claim that was granted. `taken`: the mailbox cursor at that moment; `unended`: tasks up to there that have not ended."""
+    """A claim that was granted. `taken`: the mailbox cursor at that moment; `unended`: tasks up to there that have not ended.
+
+    `profile`: of the agent, as it was then, without the claim.
+    """
 
     owner: Owner
     previous: Owner | None
     incarnation: int
     taken: int
     unended: int
+    profile: Profile
 
 
 class Contested(Struct, frozen=True):
@@ -270,7 +278,7 @@ class Registry:
             await pipe.execute()
 
     async def credentials(self, agent_id: str) -> Profile:
-        """The profile to hold a handshake against, without a write. Raises: UnknownAgent, Refused, StoreUnavailable."""
+        """The profile, or why there is none. Raises: UnknownAgent, Refused, StoreUnavailable."""
         profile = await self._profiles.submit(agent_id)
         if profile is None:
             async with self._store.session() as client:
@@ -325,11 +333,13 @@ class Registry:
 
     # ---- who owns it
 
-    async def claim(self, claims: Sequence[Bid]) -> list[Claim | Contested | UnknownAgent | Refused]:
-        """Makes sessions the owners of their agents; the newest wins."""
+    async def claim(self, claims: Sequence[Bid]) -> list[Claim | Contested | UnknownAgent | Refused | WrongToken]:
+        """Makes sessions the owners of their agents; the newest wins. Who is not let in changes nothing."""
         return await by_shard(self._keys, claims, lambda bid: bid.agent_id, self._claim)
 
-    async def _claim(self, shard: int, items: list[Bid]) -> list[Claim | Contested | UnknownAgent | Refused]:
+    async def _claim(
+        self, shard: int, items: list[Bid]
+    ) -> list[Claim | Contested | UnknownAgent | Refused | WrongToken]:
         keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents")]
         for bid in items:
             keys += [self._keys.of_agent(name, bid.agent_id) for name in ("agent", "lease", "mail")]
@@ -340,18 +350,22 @@ class Registry:
             self.timeout_ms,
             self._forget_ms,
             self._max_takeovers,
+            *_PROFILE,
         )
         return [self._claimed(item, reply) for item, reply in zip(items, replies, strict=True)]
 
-    def _claimed(self, item: Bid, reply: list[bytes]) -> Claim | Contested | UnknownAgent | Refused:
+    def _claimed(self, item: Bid, reply: list[Any]) -> Claim | Contested | UnknownAgent | Refused | WrongToken:
         match reply:
-            case [b"ok", epoch, previous, incarnation, taken, unended]:
+            case [b"ok", epoch, previous, incarnation, taken, unended, row]:
                 owner = Owner(item.node, item.boot, int(epoch))
-                return Claim(owner, Owner.parse(previous), int(incarnation), int(taken), int(unended))
+                profile = self._profile(item.agent_id, row, 0, None, 0)
+                return Claim(owner, Owner.parse(previous), int(incarnation), int(taken), int(unended), profile)
             case [b"contested", address, holder, is_first]:
                 return Contested(address.decode(), Owner.parse(holder) or _NOBODY, is_first == b"1")
             case [b"revoked"]:
                 return Refused("this agent was revoked")
+            case [b"wrong token"]:
+                return WrongToken("wrong or no token")
         return UnknownAgent("no such agent")
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[int]:
@@ -465,7 +479,7 @@ def _number(value: bytes | None) -> int:
 
 def _texts(bid: Bid) -> tuple[str, ...]:
     mark = secrets.token_hex(4)  # the driver sends a call again whose connection broke: the script is to know it
-    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force)), mark
+    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force)), mark, bid.token_hash
 
 
 async def by_shard(

@@ -3,6 +3,7 @@
 | error | status | code |
 | --- | --- | --- |
 | BadInput | 400 | 1002 |
+| WrongToken | 401 | 1002 |
 | Refused | 403 | 1002 |
 | UnknownAgent, UnknownTask, no such path | 404 | 1003 |
 | wrong method | 405 | 1002 |
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
 _ANSWERS: dict[type[Exception], tuple[int, int]] = {
     errors.BadInput: (400, BAD_PARAMETER),
+    errors.WrongToken: (401, BAD_PARAMETER),
     errors.Refused: (403, BAD_PARAMETER),
     errors.UnknownAgent: (404, NOT_FOUND),
     errors.UnknownTask: (404, NOT_FOUND),

@@ -1,4 +1,4 @@
-"""Tokens, ids and signatures. Owns every comparison of a secret; knows neither Redis nor HTTP.
+"""Tokens, ids and signatures. Owns every comparison of a secret, but for that of tokens' hashes (claim.lua); knows neither Redis nor HTTP.
 
 Rules: secrets are compared in constant time; a token leaves this module only as a hash; the signature is the Go server's
 (HMAC-SHA256 over timestamp, method, decoded path and body, joined by line feeds, as lower-case hex).
@@ -29,11 +29,6 @@ def new_token() -> str:
 def token_hash(token: str) -> str:
     """What is stored of a token: SHA-256, in hex."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def is_token_of(token: str, stored_hash: str) -> bool:
-    """Whether this is the token whose hash was stored. Constant time."""
-    return hmac.compare_digest(token_hash(token), stored_hash)
 
 
 def agent_id(id_key: bytes, token: str) -> str:

@@ -124,7 +124,7 @@ class NodeProcess:
             counts=self._registrations(), verification=self._verification(),
         )  # fmt: skip
         agents = AgentEndpoint(
-            self._crew, self._hub, self._registry, self._presence,
+            self._crew, self._hub, self._presence,
             max_connections=settings.agent.max_connections,
             patience=Patience(settings.websocket.max_bad_frames, settings.websocket.max_messages_per_s),
             allowed_origins=settings.websocket.allowed_origins, may_enter=lambda: self._doors.are_open,

@@ -65,7 +65,7 @@ class AtOnce:
 async def serve(listener: socket.socket, tell_ready: Callable[[], None]) -> None:
     """Serves until the process is ended."""
     crew, patience = AtOnce(), Patience()
-    claim = Claim(Owner("bench", "0", 1), previous=None, incarnation=1, taken=0, unended=0)
+    claim = Claim(Owner("bench", "0", 1), previous=None, incarnation=1, taken=0, unended=0, profile=Profile(""))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         agent_id = scope["path"].rpartition("/")[2]

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from cluster import security
-from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
+from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent, WrongToken
 from cluster.refusal import BAD_PARAMETER
-from cluster.registry import Claim, Contested, Profile, Registry
+from cluster.registry import Claim, Contested
 from cluster.replies import INTERNAL, error_reply, reply_to
 from node.hub import Hub
 from node.presence import Presence
@@ -25,6 +25,7 @@ from node.session import Crew, Patience, Session
 AT_ONCE = 512  # handshakes under way; more wait
 QUEUE_S = 8.0  # an agent gives its handshake up after 10
 PROTOCOL = "agent-token"
+_REASONS: dict[type[Exception], str] = {StoreUnavailable: "unavailable", WrongToken: "token"}
 _AGENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 logger = logging.getLogger(__name__)
@@ -41,15 +42,14 @@ class Turned(PeerError):
 class AgentEndpoint:
     """The Starlette endpoint of agents' WebSockets."""
 
-    def __init__(  # noqa: PLR0913 - one for each room it works with
-        self, crew: Crew, hub: Hub, registry: Registry, presence: Presence,
+    def __init__(
+        self, crew: Crew, hub: Hub, presence: Presence,
         *, max_connections: int, patience: Patience, allowed_origins: tuple[str, ...], may_enter: Callable[[], bool],
         count: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`may_enter`: False while the node drains."""
         self._crew = crew
         self._hub = hub
-        self._registry = registry
         self._presence = presence
         self._max_connections = max_connections
         self._patience = patience
@@ -62,13 +62,13 @@ class AgentEndpoint:
         """Lets the agent in, or says why not."""
         try:
             async with self._turn():
-                profile, claim = await self._admit(socket)
-                await self._accept(socket, profile, claim)
+                claim = await self._admit(socket)
+                await self._accept(socket, claim)
         except Turned as turned:
             self._count(str(turned))
             await socket.send_denial_response(turned.reply)
         except (PeerError, StoreUnavailable) as error:
-            self._count("unavailable" if isinstance(error, StoreUnavailable) else "unknown")
+            self._count(_REASONS.get(type(error), "unknown"))
             await socket.send_denial_response(reply_to(error))
 
     @contextlib.asynccontextmanager
@@ -89,15 +89,12 @@ class AgentEndpoint:
         except TimeoutError:
             raise Turned(_busy("too many handshakes at once"), "queue") from None
 
-    async def _admit(self, socket: WebSocket) -> tuple[Profile, Claim]:
+    async def _admit(self, socket: WebSocket) -> Claim:
         self._check_room(socket)
         agent_id = socket.path_params["agent_id"]
         if _AGENT_ID.fullmatch(agent_id) is None:
             raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
-        profile = await self._registry.credentials(agent_id)
-        if not security.is_token_of(_token(socket), profile.token_hash):
-            raise Turned(error_reply(401, BAD_PARAMETER, "wrong or no token"), "token")
-        claim = await self._presence.claim(agent_id, _address(socket))
+        claim = await self._presence.claim(agent_id, _address(socket), security.token_hash(_token(socket)))
         if isinstance(claim, Contested):
             if claim.is_first:
                 logger.warning(
@@ -105,7 +102,7 @@ class AgentEndpoint:
                     extra={"agent_id": agent_id},
                 )  # fmt: skip
             raise Turned(_busy("this agent was taken over too often"), "contested")
-        return profile, claim
+        return claim
 
     def _check_room(self, socket: WebSocket) -> None:
         if not self._may_enter():
@@ -118,8 +115,8 @@ class AgentEndpoint:
         if self._allowed_origins and origin and not self._allowed_origins & {origin, "*"}:
             raise Turned(error_reply(403, BAD_PARAMETER, "origin is not allowed"), "origin")
 
-    async def _accept(self, socket: WebSocket, profile: Profile, claim: Claim) -> None:
-        session = Session(self._crew, profile, claim, _address(socket), self._patience)
+    async def _accept(self, socket: WebSocket, claim: Claim) -> None:
+        session = Session(self._crew, claim.profile, claim, _address(socket), self._patience)
         try:
             await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
             socket.scope["extensions"]["link"](session)

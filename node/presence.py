@@ -83,11 +83,13 @@ class Presence:
 
     # ---- begin
 
-    async def claim(self, agent_id: str, address: str) -> Claim | Contested:
-        """Makes this node the agent's owner. Raises: UnknownAgent, Refused, StoreUnavailable."""
-        outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address))
+    async def claim(self, agent_id: str, address: str, token_hash: str) -> Claim | Contested:
+        """Makes this node the agent's owner. Raises: UnknownAgent, Refused, WrongToken, StoreUnavailable."""
+        outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address, token_hash=token_hash))
         if isinstance(outcome, Contested) and not await self._directory.is_beating(outcome.holder):
-            outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address, force=True))
+            outcome = await self._bid(
+                Bid(agent_id, self._node_id, self._boot, address, force=True, token_hash=token_hash)
+            )
         return outcome
 
     async def _bid(self, bid: Bid) -> Claim | Contested:

@@ -1,16 +1,17 @@
 -- Sessions become owners. The newest wins; an epoch never repeats, even after Redis came back empty. A bid that was granted and comes
 -- again, because the reply was lost, is answered as before: it is no takeover of itself.
 -- KEYS  1 owners  2 deadlines  3 agents  then for each item: agent, lease, mail
--- ARGV  1 items: [id, node, boot, address, '1' = whatever the takeovers, mark of the bid]  2 lease ms  3 forget ms
---       4 takeovers allowed in 30 s, 0 = any number
--- Returns for each item {'ok', epoch, owner before or '', incarnation, taken, open tasks up to it},
---         {'contested', address, owner before, '1' if the first in these 30 s}, {'unknown'} or {'revoked'}
+-- ARGV  1 items: [id, node, boot, address, '1' = whatever the takeovers, mark of the bid, hash of the token that was shown, '' = none is
+--         asked for]  2 lease ms  3 forget ms  4 takeovers allowed in 30 s, 0 = any number  5... fields of a profile
+-- Returns for each item {'ok', epoch, owner before or '', incarnation, taken, open tasks up to it, {those fields}},
+--         {'contested', address, owner before, '1' if the first in these 30 s}, {'unknown'}, {'revoked'} or {'wrong token'}
 --@include _time
-local function claim(agent, lease, mail, id, node, boot, address, force, mark)
+local function claim(agent, lease, mail, id, node, boot, address, force, mark, token)
   local p = redis.call('HMGET', agent, 'token_hash', 'revoked', 'epoch', 'incarnation', 'taken', 'takeovers', 'takeover_at', 'address',
     'bid', 'bid_after')
   if p[2] then return {'revoked'} end
   if not p[1] then return {'unknown'} end
+  if token ~= '' and token ~= p[1] then return {'wrong token'} end -- of hashes, and Lua compares their addresses: no time tells a thing
   local owner = redis.call('HGET', KEYS[1], id)
   local takeovers, since = tonumber(p[6] or 0), tonumber(p[7] or 0)
   local again = owner and p[9] == mark and owner == node .. ':' .. boot .. ':' .. p[3]
@@ -32,10 +33,11 @@ local function claim(agent, lease, mail, id, node, boot, address, force, mark)
   redis.call('ZADD', KEYS[2], now_ms + ARGV[2], id)
   redis.call('ZADD', KEYS[3], now_ms + ARGV[3], id)
   local taken = p[5] or '0'
-  return {'ok', epoch, owner or '', p[4] or '0', taken, redis.call('ZCOUNT', mail, '-inf', taken)}
+  return {'ok', epoch, owner or '', p[4] or '0', taken, redis.call('ZCOUNT', mail, '-inf', taken),
+    redis.call('HMGET', agent, unpack(ARGV, 5))}
 end
 local out = {}
 for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
-  out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6])
+  out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6], m[7])
 end
 return out

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from cluster import settings
-from cluster.errors import BadInput, Refused, UnknownAgent
+from cluster.errors import BadInput, PeerError, Refused, UnknownAgent, WrongToken
 from cluster.mailbox import Resumed
 from cluster.registry import (
     CONNECT_WITHIN_S,
@@ -27,6 +27,7 @@ from cluster.registry import (
     Release,
     Renewal,
 )
+from cluster.security import token_hash
 from tests.integration.conftest import MakeCore
 from tests.integration.core import Core, Holder, a_post, together
 from tests.support.eventually import eventually
@@ -231,6 +232,40 @@ async def test_who_is_not_known_is_not_claimed_and_leaves_nothing_behind(core: C
         await core.registry.credentials("nobody")
     assert await core.registry.profile("nobody") is None
     assert await core.redis.keys("*") == before
+
+
+async def shown(core: Core, agent_id: str, token: str) -> Claim | Contested | PeerError:
+    (outcome,) = await core.registry.claim([Bid(agent_id, "n9", "b", "192.0.2.9", token_hash=token_hash(token))])
+    return outcome
+
+
+async def everything(core: Core) -> dict[str, bytes]:
+    return {key: await core.redis.execute_command("DUMP", key, NEVER_DECODE=True) for key in await core.redis.keys("*")}
+
+
+async def test_a_claim_with_the_agents_token_brings_its_profile(core: Core) -> None:
+    agent_id = await core.agent(host_id=7, hostname="web-1", os="linux", arch="arm64")
+    profile = await core.registry.profile(agent_id)
+    claim = await shown(core, agent_id, "token-1")
+    assert isinstance(claim, Claim)
+    assert claim.profile == profile
+
+
+@pytest.mark.parametrize("token", ["", "token-2", "TOKEN-1", "token-1 ", token_hash("token-1")])
+async def test_who_shows_another_token_or_none_is_not_let_in_and_changes_nothing(core: Core, token: str) -> None:
+    holder = await core.connected()
+    await core.agent("token-2")
+    before = await everything(core)
+    assert isinstance(await shown(core, holder.agent_id, token), WrongToken)
+    assert await everything(core) == before
+    assert not isinstance(await shown(core, holder.agent_id, "token-1"), WrongToken)
+
+
+async def test_a_wrong_token_does_not_hide_that_an_agent_is_unknown_or_revoked(core: Core) -> None:
+    agent_id = await core.agent()
+    await core.registry.revoke(agent_id)
+    assert isinstance(await shown(core, agent_id, "token-2"), Refused)
+    assert isinstance(await shown(core, "nobody", "token-2"), UnknownAgent)
 
 
 async def test_the_newest_claim_wins_and_says_who_owned_it_before(core: Core) -> None:

@@ -117,7 +117,7 @@ class FakeCrew:
 def a_claim(
     epoch: int = 5, *, node: str = "n1", previous: Owner | None = None, taken: int = 0, unended: int = 0
 ) -> Claim:
-    return Claim(Owner(node, "boot", epoch), previous, 1, taken, unended)
+    return Claim(Owner(node, "boot", epoch), previous, 1, taken, unended, Profile(AGENT))
 
 
 def a_session(

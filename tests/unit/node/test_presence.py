@@ -145,13 +145,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_claim_names_this_process_and_the_agents_address(bench: Bench) -> None:
     bench.store.outcomes = [a_claim(5)]
-    assert await bench.presence.claim(AGENT, "192.0.2.1") == a_claim(5)
-    assert bench.store.bids == [Bid(AGENT, "n1", "boot", "192.0.2.1", force=False)]
+    assert await bench.presence.claim(AGENT, "192.0.2.1", "hash") == a_claim(5)
+    assert bench.store.bids == [Bid(AGENT, "n1", "boot", "192.0.2.1", force=False, token_hash="hash")]
 
 
 async def test_claims_that_come_together_share_a_call(bench: Bench) -> None:
     bench.store.outcomes = [a_claim(n) for n in range(5)]
-    claims = await asyncio.gather(*(bench.presence.claim(f"a{n}", "") for n in range(5)))
+    claims = await asyncio.gather(*(bench.presence.claim(f"a{n}", "", "hash") for n in range(5)))
     assert [bid.agent_id for bid in bench.store.bids] == [f"a{n}" for n in range(5)]
     assert claims == [a_claim(n) for n in range(5)]
 
@@ -160,7 +160,7 @@ async def test_claims_that_come_together_share_a_call(bench: Bench) -> None:
 async def test_a_claim_that_redis_refuses_is_raised_to_who_made_it_and_no_other(bench: Bench, error: PeerError) -> None:
     bench.store.outcomes = [error, a_claim(5)]
     refused, granted = await asyncio.gather(
-        bench.presence.claim("a", ""), bench.presence.claim("b", ""), return_exceptions=True
+        bench.presence.claim("a", "", "hash"), bench.presence.claim("b", "", "hash"), return_exceptions=True
     )
     assert (refused, granted) == (error, a_claim(5))
 
@@ -168,19 +168,19 @@ async def test_a_claim_that_redis_refuses_is_raised_to_who_made_it_and_no_other(
 async def test_without_redis_nobody_is_claimed(bench: Bench) -> None:
     bench.store.away = True
     with pytest.raises(StoreUnavailable):
-        await bench.presence.claim(AGENT, "")
+        await bench.presence.claim(AGENT, "", "hash")
 
 
 async def test_a_contested_agent_stays_where_its_holder_lives(bench: Bench) -> None:
     contested = Contested("192.0.2.9", OTHER, is_first=True)
     bench.store.outcomes = [contested]
     bench.store.beating = {OTHER}
-    assert await bench.presence.claim(AGENT, "") == contested
+    assert await bench.presence.claim(AGENT, "", "hash") == contested
 
 
 async def test_a_contested_agent_is_taken_from_a_holder_that_is_dead(bench: Bench) -> None:
     bench.store.outcomes = [Contested("192.0.2.9", OTHER, is_first=True), a_claim(5)]
-    assert await bench.presence.claim(AGENT, "") == a_claim(5)
+    assert await bench.presence.claim(AGENT, "", "hash") == a_claim(5)
     assert [bid.force for bid in bench.store.bids] == [False, True]
 
 
