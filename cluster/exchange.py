@@ -20,8 +20,12 @@ class Exchange:
 
     @property
     def scope(self) -> dict[str, Any]:
-        """As ASGI has it: `method`, `path`, `headers`, at the least."""
+        """As ASGI has it: `type`, `method`, `path`, `headers`, `client`, `scheme`, at the least."""
         return cast("dict[str, Any]", self._cycle.scope)
+
+    async def is_gone(self) -> bool:
+        """Whether who asked has hung up."""
+        return bool(self._cycle.disconnected or self._cycle.transport.is_closing())
 
     @property
     def body(self) -> bytes:

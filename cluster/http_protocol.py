@@ -190,7 +190,12 @@ class HttpProtocol(HttpToolsProtocol):
         if request is None:
             return False
         path, headers, body = request
-        cycle = self._cycle_of({"type": "http", "method": "POST", "path": path, "headers": list(headers.items())})
+        cycle = self._cycle_of(
+            {
+                "type": "http", "method": "POST", "path": path, "headers": list(headers.items()),
+                "client": self.client, "scheme": self.scheme,
+            }
+        )  # fmt: skip
         cycle.body, cycle.more_body = bytearray(body), False
         return self._shortcut is not None and self._shortcut(Exchange(cycle)) and self._hold(cycle)
 

@@ -43,9 +43,13 @@ class TrustedProxies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection or request."""
+        await self._app(self.seen(scope), receive, send)
+
+    def seen(self, scope: Scope) -> Scope:
+        """The scope, as it is to be believed."""
         if scope["type"] in ("http", "websocket") and self._trusts_peer(_peer(scope)):
-            scope = {**scope, **self._forwarded(scope)}
-        await self._app(scope, receive, send)
+            return {**scope, **self._forwarded(scope)}
+        return scope
 
     def _trusts(self, address: _Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)

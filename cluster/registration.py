@@ -7,9 +7,11 @@ control plane, where it is asked, refuses it (cluster/verification.py); its agen
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,14 +20,13 @@ from cluster.batching import Batcher
 from cluster.errors import BadInput, Refused, StoreUnavailable, TooManyNew, UnknownAgent
 from cluster.feeds import Feeds, StatusEntry, identity
 from cluster.messages import Registration
-from cluster.proxies import public_ws_base
+from cluster.proxies import Scope, public_ws_base
 from cluster.redis_client import Store
 from cluster.registry import Registered, Registry
 from cluster.replies import json_reply
 from cluster.verification import Verdict, Verification, shown
 
 HOLD_S = 25.0  # the agent's client waits 30
-TELL_S = 2.0
 AT_ONCE = 128  # registrations that talk to Redis, and share its calls; a storm waits its turn
 RETRY_S = 0.5
 NEW_BURST, NEW_PER_S = 10_000, 100  # new agents of one address
@@ -33,6 +34,9 @@ ADDRESSES = 10_000  # of which a pace is remembered
 NAME_CHARS, LABELS, SYSTEM_BYTES = 256, 100, 16 << 10  # what is kept of a profile; the rest is cut, not refused
 REFUSED = {Refused: "refused", UnknownAgent: "refused", TooManyNew: "too_many_new", StoreUnavailable: "redis_away"}
 EVENTS = ("new", "known", "host_id_refused", *dict.fromkeys(REFUSED.values()))
+
+Profile = tuple[str, int, dict[str, str], dict[str, Any]]  # name, host id or 0, labels, system: as they are kept
+IsGone = Callable[[], Awaitable[bool]]  # whether who asked has hung up
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
@@ -59,8 +63,20 @@ class Pace:
             self._buckets[address] = (bucket[0] + 1, bucket[1])
 
 
+class Asked(Struct, frozen=True):
+    """A registration that is asked for as it should be."""
+
+    body: bytes
+    token: str
+    is_made: bool  # the token: by us
+    name: str  # as it came
+    profile: Profile
+    address: str
+    ws_base: str  # see public_ws_base
+
+
 class RegistrationEndpoint:
-    """The Starlette endpoint."""
+    """Reads registrations and answers them; `register` is the Starlette endpoint."""
 
     def __init__(
         self, store: Store, registry: Registry, feeds: Feeds,
@@ -80,26 +96,35 @@ class RegistrationEndpoint:
 
     async def register(self, request: Request) -> Response:
         """Registers, and tells where to connect."""
-        base = public_ws_base(request.scope, self._public_url)
-        body: Registration = messages.decoded(Registration, await request.body())
-        token, is_made = _token(request, body)
-        address = request.client.host if request.client else ""
+        asked = self.read(request.scope, await request.body())
+        return json_reply(await self.answer(asked, request.is_disconnected))
+
+    def read(self, scope: Scope, body: bytes) -> Asked:
+        """What a request asks for. Raises: BadInput, ConfigError."""
+        base = public_ws_base(scope, self._public_url)
+        said: Registration = messages.decoded(Registration, body)
+        token, is_made = _token(scope, said)
+        address = scope["client"][0] if scope.get("client") else ""
+        return Asked(body, token, is_made, said.name or "", _profile(said), address, base)
+
+    async def answer(self, asked: Asked, is_gone: IsGone) -> dict[str, str]:
+        """Registers, and says where to connect. Raises: Refused, UnknownAgent, TooManyNew, StoreUnavailable."""
         try:
-            registered = await self._held(request, token, body, address)
+            registered = await self._held(asked, is_gone)
         except tuple(REFUSED) as error:
             self._counts[_refusal(error)] += 1
             raise
         async with self._turns:
-            await self._tell(registered, body)
+            await self._tell(registered, asked.profile)
         answer = {
             "id": registered.id,
-            "name": body.name or "",
+            "name": asked.name,
             "status": "active",
-            "ws_url": f"{base}/ws/agent/{registered.id}",
+            "ws_url": f"{asked.ws_base}/ws/agent/{registered.id}",
         }
-        return json_reply({**answer, "token": token} if is_made else answer)
+        return {**answer, "token": asked.token} if asked.is_made else answer
 
-    async def _held(self, request: Request, token: str, body: Registration, address: str) -> Registered:
+    async def _held(self, asked: Asked, is_gone: IsGone) -> Registered:
         """Registers; while Redis is away, or this address brings too many new agents, the caller waits.
 
         One that has hung up is not registered later: it would count as a new process of the agent.
@@ -110,11 +135,11 @@ class RegistrationEndpoint:
         while True:
             try:
                 if may_be_new is None:
-                    may_be_new = await self._may_be_new(token, await request.body())
+                    may_be_new = await self._may_be_new(asked.token, asked.body)
                 async with self._turns:
-                    return await self._register(token, body, address, may_be_new=may_be_new)
+                    return await self._register(asked, may_be_new=may_be_new)
             except (StoreUnavailable, TooManyNew):
-                if loop.time() + RETRY_S > deadline or await request.is_disconnected():
+                if loop.time() + RETRY_S > deadline or await is_gone():
                     raise
             await asyncio.sleep(RETRY_S)
 
@@ -129,11 +154,11 @@ class RegistrationEndpoint:
             raise Refused("the control plane refuses this token")
         return verdict is Verdict.ACCEPTED or self._is_open
 
-    async def _register(self, token: str, body: Registration, address: str, *, may_be_new: bool) -> Registered:
-        is_free = may_be_new and self._pace.allows(address, asyncio.get_running_loop().time())
+    async def _register(self, asked: Asked, *, may_be_new: bool) -> Registered:
+        is_free = may_be_new and self._pace.allows(asked.address, asyncio.get_running_loop().time())
         is_new = False
         try:
-            registered = await self._registry.register(token, *_profile(body), may_be_new=is_free)
+            registered = await self._registry.register(asked.token, *asked.profile, may_be_new=is_free)
             is_new = registered.is_new
         except UnknownAgent:
             if may_be_new:
@@ -141,16 +166,16 @@ class RegistrationEndpoint:
             raise
         finally:
             if is_free and not is_new:
-                self._pace.give_back(address)
+                self._pace.give_back(asked.address)
         return registered
 
     async def _append(self, entries: list[StatusEntry]) -> list[None]:
         await self._feeds.append_status(entries)
         return [None] * len(entries)
 
-    async def _tell(self, registered: Registered, body: Registration) -> None:
+    async def _tell(self, registered: Registered, profile: Profile) -> None:
         """The counts, the log's line and the status feed's entry, which says what the profile does."""
-        name, host_id, _, system = _profile(body)
+        name, host_id, _, system = profile
         fields = {"agent_id": registered.id, "host_id": host_id}
         if registered.kept_host_id:
             self._counts["host_id_refused"] += 1
@@ -167,9 +192,8 @@ class RegistrationEndpoint:
             *(part for pair in known if pair[1] for part in pair),
         )
         try:
-            async with asyncio.timeout(TELL_S):
-                await self._entries.submit(StatusEntry(registered.id, "0", "any", entry))
-        except (StoreUnavailable, TimeoutError):
+            await self._entries.submit(StatusEntry(registered.id, "0", "any", entry))
+        except StoreUnavailable:
             logger.warning("the status feed misses a registration", extra=fields)
 
 
@@ -177,16 +201,17 @@ def _refusal(error: Exception) -> str:
     return next(name for kind, name in REFUSED.items() if isinstance(error, kind))
 
 
-def _token(request: Request, body: Registration) -> tuple[str, bool]:
+def _token(scope: Scope, body: Registration) -> tuple[str, bool]:
     """(the agent's token, whether we made it). A token in the body wins over the header's."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, bearer = header.decode("latin-1").partition(" ")
     token = (body.token or "").strip() or (bearer.strip() if scheme.lower() == "bearer" else "")
     if token and not security.is_token(token):
         raise BadInput("token: 1 to 256 of A-Z a-z 0-9 ! # $ % & ' * + - . ^ _ | ~")
     return (token, False) if token else (security.new_token(), True)
 
 
-def _profile(body: Registration) -> tuple[str, int, dict[str, str], dict[str, Any]]:
+def _profile(body: Registration) -> Profile:
     system = body.system or {}
     if len(_encode(system)) > SYSTEM_BYTES:
         system = {name: str(system.get(name, ""))[:NAME_CHARS] for name in ("hostname", "os", "arch")}

@@ -124,6 +124,9 @@ class Contested(Struct, frozen=True):
     is_first: bool
 
 
+ClaimOutcome = Claim | Contested | UnknownAgent | Refused | WrongToken
+
+
 class Renewal(Struct, frozen=True, gc=False):
     """One agent whose lease is to live on: the ms since it was heard, and the cancels its session knows of."""
 
@@ -333,28 +336,21 @@ class Registry:
 
     # ---- who owns it
 
-    async def claim(self, claims: Sequence[Bid]) -> list[Claim | Contested | UnknownAgent | Refused | WrongToken]:
+    async def claim(self, claims: Sequence[Bid]) -> list[ClaimOutcome]:
         """Makes sessions the owners of their agents; the newest wins. Who is not let in changes nothing."""
         return await by_shard(self._keys, claims, lambda bid: bid.agent_id, self._claim)
 
-    async def _claim(
-        self, shard: int, items: list[Bid]
-    ) -> list[Claim | Contested | UnknownAgent | Refused | WrongToken]:
+    async def _claim(self, shard: int, items: list[Bid]) -> list[ClaimOutcome]:
         keys = [self._keys.in_shard(shard, name) for name in ("owners", "deadlines", "agents")]
         for bid in items:
             keys += [self._keys.of_agent(name, bid.agent_id) for name in ("agent", "lease", "mail")]
         replies = await self._store.run(
-            "claim",
-            keys,
-            packed([_texts(bid) for bid in items]),
-            self.timeout_ms,
-            self._forget_ms,
-            self._max_takeovers,
-            *_PROFILE,
-        )
+            "claim", keys, packed([_texts(bid) for bid in items]),
+            self.timeout_ms, self._forget_ms, self._max_takeovers, *_PROFILE,
+        )  # fmt: skip
         return [self._claimed(item, reply) for item, reply in zip(items, replies, strict=True)]
 
-    def _claimed(self, item: Bid, reply: list[Any]) -> Claim | Contested | UnknownAgent | Refused | WrongToken:
+    def _claimed(self, item: Bid, reply: list[Any]) -> ClaimOutcome:
         match reply:
             case [b"ok", epoch, previous, incarnation, taken, unended, row]:
                 owner = Owner(item.node, item.boot, int(epoch))

@@ -19,6 +19,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import StartError, StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.figures import of_ends, of_process
+from cluster.hot_registration import HotRegistration
 from cluster.inbox import Inbox
 from cluster.mailbox import Mailbox
 from cluster.metrics import Counters
@@ -102,9 +103,12 @@ class NodeProcess:
         self._readiness = Readiness(store)
         self._poller = self._new_poller(mailbox, inbox) if settings.control_plane.poll else None
         self._wheel = Wheel()
+        register = self._register()
+        app = self._app(register)
         self._server = serving.server(
-            self._app(), serving.limits_of(settings.server), self._handshake(), serving.tls_context(settings.server)
-        )
+            app, serving.limits_of(settings.server), self._handshake(), serving.tls_context(settings.server),
+            HotRegistration(register, app),
+        )  # fmt: skip
         self._adoption = Adoption(options.handover, self._server.make_websocket) if options.handover else None
         self._doors = Doors(
             self._hub, Drain(self._hub, self._courier, self._uplink, self._presence, self._reports), self._readiness,
@@ -116,13 +120,15 @@ class NodeProcess:
         )
         self._gauges()
 
-    def _app(self) -> TrustedProxies:
-        settings = self._settings
-        register = RegistrationEndpoint(
+    def _register(self) -> RegistrationEndpoint:
+        return RegistrationEndpoint(
             self._store, self._registry, self._feeds,
-            public_url=settings.server.public_url, is_open=settings.auth.open_registration,
+            public_url=self._settings.server.public_url, is_open=self._settings.auth.open_registration,
             counts=self._registrations(), verification=self._verification(),
         )  # fmt: skip
+
+    def _app(self, register: RegistrationEndpoint) -> TrustedProxies:
+        settings = self._settings
         agents = AgentEndpoint(
             self._crew, self._hub, self._presence,
             max_connections=settings.agent.max_connections,

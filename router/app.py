@@ -17,6 +17,7 @@ from cluster.control_plane import ControlPlane
 from cluster.errors import StoreUnavailable
 from cluster.feeds import Feeds
 from cluster.figures import of_ends, of_process
+from cluster.hot_registration import HotRegistration
 from cluster.inbox import Inbox
 from cluster.ledger import Ledger
 from cluster.mailbox import Mailbox
@@ -108,12 +109,16 @@ class RouterProcess:
         )  # fmt: skip
         self._bookkeeping = Bookkeeping(Ledger(store), Census(store, self._registry, settings))
         self._readiness = Readiness(store)
+        register = self._register()
+        app = self._app(register)
+        hot_calls = HotCalls(taker, self._registry.hosts, self._signer())
+        hot_registration = HotRegistration(register, app)
         self._server = serving.server(
-            self._app(),
+            app,
             serving.limits_of(settings.server),
             partial(HandoverProtocol, handover=self._handover),
             serving.tls_context(settings.server),
-            HotCalls(taker, self._registry.hosts, self._signer()),
+            lambda exchange: hot_calls(exchange) or hot_registration(exchange),
         )
         self._admin = serving.server(
             admin_app(self._readiness, self._counters.render), serving.limits_of(settings.server)
@@ -129,8 +134,8 @@ class RouterProcess:
         figures.of_nodes(counters, lambda: self._nodes.states)
         figures.of_cluster(counters, self._bookkeeping)
 
-    def _app(self) -> ASGIApp:
-        app: ASGIApp = InTime(app_of(self._routes()))
+    def _app(self, register: RegistrationEndpoint) -> TrustedProxies:
+        app: ASGIApp = InTime(app_of(self._routes(register)))
         signer = self._signer()
         if signer is not None:
             app = RequireSignature(app, signer)
@@ -140,12 +145,14 @@ class RouterProcess:
         auth = self._settings.auth
         return Signer(auth.shared_secret, auth.clock_skew_s, auth.former_secret) if auth.require_signature else None
 
-    def _routes(self) -> list[Call]:
-        register = RegistrationEndpoint(
+    def _register(self) -> RegistrationEndpoint:
+        return RegistrationEndpoint(
             self._store, self._registry, self._feeds,
             public_url=self._settings.server.public_url, is_open=self._settings.auth.open_registration,
             counts=self._registrations(), verification=self._verification(),
         )  # fmt: skip
+
+    def _routes(self, register: RegistrationEndpoint) -> list[Call]:
         tasks, agents = self._task_calls, self._agent_calls
         itself = SelfCalls(self._options.id, is_supervised=self._options.is_supervised)
         return [

@@ -18,7 +18,6 @@ from typing import cast
 
 import msgspec
 import pytest
-from starlette.requests import Request
 
 from cluster import messages, registration, verification
 from cluster.config import load, without_effect
@@ -203,14 +202,14 @@ def call_bodies() -> Read:
 
 
 def registration_body() -> Read:
-    request = Request({"type": "http", "headers": [(b"authorization", b"Bearer abc")]})
+    scope = {"headers": [(b"authorization", b"Bearer abc")]}
 
     def read(data: bytes) -> None:
         if is_refused(lambda: messages.decoded(Registration, data)):
             return
         body = messages.decoded(Registration, data)
-        if not is_refused(lambda: registration._token(request, body)):
-            token, _ = registration._token(request, body)
+        if not is_refused(lambda: registration._token(scope, body)):
+            token, _ = registration._token(scope, body)
             msgspec.json.decode(verification.shown(data, token))
         name, host_id, labels, system = registration._profile(body)
         assert len(msgspec.json.encode([name, host_id, labels])) < 6 * 256 * 202

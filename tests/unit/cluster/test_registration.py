@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from starlette.requests import Request
 
 from cluster import registration
 from cluster.errors import BadInput
@@ -66,9 +65,8 @@ def test_no_more_addresses_are_remembered_than_are_bounded_and_the_busy_ones_sta
 # ---- the token ----
 
 
-def request(authorization: str | None = None) -> Request:
-    headers = [] if authorization is None else [(b"authorization", authorization.encode())]
-    return Request({"type": "http", "headers": headers})
+def request(authorization: str | None = None) -> dict[str, Any]:
+    return {"headers": [] if authorization is None else [(b"authorization", authorization.encode())]}
 
 
 @pytest.mark.parametrize(
