@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route
 
 from cluster import nodes, ports, programs, registration, serving, verification
 from cluster.acceptance import Acceptance
@@ -40,10 +40,11 @@ from node.crew import EVENTS, NodeCrew
 from node.delivery import Courier
 from node.doors import Doors
 from node.drain import Drain
-from node.endpoint import AgentEndpoint, no_such_path
+from node.endpoint import AgentEndpoint
 from node.handshake import Handshake
 from node.hub import Hub
 from node.limits import Limits
+from node.paths import Paths
 from node.polling import Poller
 from node.presence import Presence
 from node.probe import ProbeEndpoint
@@ -136,13 +137,9 @@ class NodeProcess:
             allowed_origins=settings.websocket.allowed_origins, may_enter=lambda: self._doors.are_open,
             count=lambda reason: self._crew.count(f"refused_{reason}"),
         )  # fmt: skip
-        routes = [
-            Route("/api/agents/register", register.register, methods=["POST"]),
-            WebSocketRoute("/ws/agent/{agent_id}", agents.enter),
-            WebSocketRoute("/ws/probe", ProbeEndpoint(settings.server.public_url).enter),
-            WebSocketRoute("/{path:path}", no_such_path),
-        ]
-        return TrustedProxies(app_of(routes), settings.server.trusted_proxies)
+        http = app_of([Route("/api/agents/register", register.register, methods=["POST"])])
+        app = Paths(http, agents, ProbeEndpoint(settings.server.public_url))
+        return TrustedProxies(app, settings.server.trusted_proxies)
 
     def _registrations(self) -> dict[str, int]:
         return self._counters.tally("registrations", "What came of registrations", "outcome", registration.EVENTS)

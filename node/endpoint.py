@@ -5,16 +5,15 @@ them, at once; whatever is in doubt is 503. A storm is queued for some seconds b
 """
 
 import asyncio
-import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from cluster import security
-from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent, WrongToken
+from cluster.errors import BadInput, PeerError, StoreUnavailable, WrongToken
 from cluster.refusal import BAD_PARAMETER
 from cluster.registry import Claim, Contested
 from cluster.replies import INTERNAL, error_reply, reply_to
@@ -40,7 +39,7 @@ class Turned(PeerError):
 
 
 class AgentEndpoint:
-    """The Starlette endpoint of agents' WebSockets."""
+    """Where agents' WebSockets are let in."""
 
     def __init__(
         self, crew: Crew, hub: Hub, presence: Presence,
@@ -58,12 +57,15 @@ class AgentEndpoint:
         self._count = count
         self._turnstile = asyncio.Semaphore(AT_ONCE)
 
-    async def enter(self, socket: WebSocket) -> None:
+    async def enter(self, socket: WebSocket, agent_id: str) -> None:
         """Lets the agent in, or says why not."""
         try:
-            async with self._turn():
-                claim = await self._admit(socket)
+            await self._wait_in_line()
+            try:
+                claim = await self._admit(socket, agent_id)
                 await self._accept(socket, claim)
+            finally:
+                self._turnstile.release()
         except Turned as turned:
             self._count(str(turned))
             await socket.send_denial_response(turned.reply)
@@ -71,27 +73,18 @@ class AgentEndpoint:
             self._count(_REASONS.get(type(error), "unknown"))
             await socket.send_denial_response(reply_to(error))
 
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        if self._turnstile.locked():
-            await self._wait_in_line()
-        else:
-            await self._turnstile.acquire()
-        try:
-            yield
-        finally:
-            self._turnstile.release()
-
     async def _wait_in_line(self) -> None:
+        if not self._turnstile.locked():
+            await self._turnstile.acquire()
+            return
         try:
             async with asyncio.timeout(QUEUE_S):
                 await self._turnstile.acquire()
         except TimeoutError:
             raise Turned(_busy("too many handshakes at once"), "queue") from None
 
-    async def _admit(self, socket: WebSocket) -> Claim:
+    async def _admit(self, socket: WebSocket, agent_id: str) -> Claim:
         self._check_room(socket)
-        agent_id = socket.path_params["agent_id"]
         if _AGENT_ID.fullmatch(agent_id) is None:
             raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
         claim = await self._presence.claim(agent_id, _address(socket), security.token_hash(_token(socket)))
@@ -111,8 +104,8 @@ class AgentEndpoint:
             raise Turned(_busy("Redis does not answer"), "unavailable")
         if len(self._hub) >= self._max_connections:
             raise Turned(_busy("agent.max_connections is reached"), "full")
-        origin = socket.headers.get("origin")
-        if self._allowed_origins and origin and not self._allowed_origins & {origin, "*"}:
+        origin = socket.headers.get("origin") if self._allowed_origins else None
+        if origin and not self._allowed_origins & {origin, "*"}:
             raise Turned(error_reply(403, BAD_PARAMETER, "origin is not allowed"), "origin")
 
     async def _accept(self, socket: WebSocket, claim: Claim) -> None:
@@ -131,13 +124,9 @@ def _token(socket: WebSocket) -> str:
 
 
 def _address(socket: WebSocket) -> str:
-    return socket.client.host if socket.client else ""
+    client = socket.scope["client"]
+    return client[0] if client else ""
 
 
 def _busy(error: str) -> Response:
     return error_reply(503, INTERNAL, error, {"Retry-After": "5"})
-
-
-async def no_such_path(socket: WebSocket) -> None:
-    """Any other WebSocket path."""
-    await socket.send_denial_response(reply_to(UnknownAgent("no such path")))

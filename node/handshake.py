@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from cluster import close_codes
@@ -138,7 +138,6 @@ class Handshake(asyncio.Protocol):
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(self._transport) else "ws",
-            "server": get_local_addr(self._transport),
             "client": get_remote_addr(self._transport),
             "root_path": root_path,
             "path": root_path + request.path,

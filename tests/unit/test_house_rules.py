@@ -33,6 +33,7 @@ ONLY_HERE = {
     "starlette": {
         "node.app": "puts the node together",
         "node.endpoint": "the agents' handshake",
+        "node.paths": "tells the handshakes apart",
         "node.probe": "an operator's handshake",
         "router.app": "puts the router together",
         "router.agents": "control calls about agents",

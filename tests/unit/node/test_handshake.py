@@ -85,7 +85,6 @@ def test_the_app_is_told_what_was_asked(server: Server, name: str) -> None:
     assert (scope["scheme"], scope["http_version"]) == ("ws", "1.1")
     assert (scope["raw_path"], scope["query_string"]) == (f"/ws/agent/{name}%20x/y".encode(), b"z=%20")
     assert scope["client"][0] == "127.0.0.1"
-    assert scope["server"] == ("127.0.0.1", server.port)
     assert scope["subprotocols"] == ["agent-token", "good"]
     assert (b"user-agent", b"test") in scope["headers"]
 
