@@ -17,7 +17,7 @@ import uvloop
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster.errors import Refused, UnknownAgent
+from cluster.errors import Refused, UnknownAgent, WrongToken
 from cluster.mailbox import Take
 from cluster.registry import (
     EXPIRED,
@@ -149,6 +149,13 @@ class OwnershipMachine(RuleBasedStateMachine):
             self._claimed(outcome.owner)
         elif isinstance(outcome, Contested):
             assert (str(outcome.holder), outcome.is_first) == (before, self.model.takeovers == MAX_TAKEOVERS + 1)
+
+    @rule(node=NODES, force=st.booleans())
+    def shows_another_token(self, node: str, force: bool) -> None:
+        bid = Bid(self.agent_id, node, f"boot-{node}", "192.0.2.1", force, token_hash="another's")
+        (outcome,) = self._run(self.nodes[node].registry.claim([bid]))
+        known = WrongToken if self.model.is_known else UnknownAgent
+        assert type(outcome) is (Refused if self.model.is_revoked else known)
 
     def _claimed(self, owner: Owner) -> None:
         assert all(owner.epoch > other.epoch for other in self.model.claimed), "an epoch is given out once"
