@@ -131,9 +131,9 @@ LogSlice = tuple[str, list[list[str]]]
 def _slices_of(logs: Iterable[tuple[str, str, list[list[str]]]]) -> Iterator[LogSlice]:
     """Each message, or as many parts of it as it takes; each part has an identity of its own."""
     for agent_id, message_id, lines in logs:
-        for start in range(0, len(lines), CALL_LINES):
-            part = (str(start),) if start else ()
-            yield _hash("m", agent_id, message_id, *part), lines[start : start + CALL_LINES]
+        yield _hash("m", agent_id, message_id), lines[:CALL_LINES]
+        for start in range(CALL_LINES, len(lines), CALL_LINES):
+            yield _hash("m", agent_id, message_id, str(start)), lines[start : start + CALL_LINES]
 
 
 def _calls_of(slices: Iterable[LogSlice]) -> Iterator[list[LogSlice]]:

@@ -77,9 +77,9 @@ class NodeCrew:
         """A slow reader has caught up."""
         self.courier.ring(session)
 
-    def count(self, event: str) -> None:
-        """One more of EVENTS."""
-        self._events[event] += 1
+    def count(self, event: str, times: int = 1) -> None:
+        """So many more of one of EVENTS."""
+        self._events[event] += times
 
     def now_ms(self) -> int:
         """The time on Redis's clock."""

@@ -252,7 +252,7 @@ class Session:
     def _on_log(self, message: AgentMessage) -> None:
         if not message.message_id:
             self._crew.count("without_message_id")
-        elif not message.logs or not _is_id(message.task_id, message.message_id):
+        elif not message.logs or not (_is_id(message.task_id) and _is_id(message.message_id)):
             self._ack_and_drop(message.message_id)
         else:
             self._crew.on_log(self, message.message_id, message.task_id or "", message.logs)
@@ -261,17 +261,20 @@ class Session:
         result = message.result
         if not message.message_id:
             self._crew.count("without_message_id")
-        elif result is None or not _is_id(task_id := message.task_id or result.task_id, message.message_id):
+        elif result is None or not (
+            _is_id(task_id := message.task_id or result.task_id) and _is_id(message.message_id)
+        ):
             self._ack_and_drop(message.message_id)
         else:
             self._crew.on_result(self, message.message_id, task_id or "", result)
 
     def _on_heartbeat(self, payload: Raw) -> None:
-        if bytes(payload)[:1] not in (b"{", b"n", b""):  # an object, null, or nothing
+        said = bytes(payload)
+        if said[:1] not in (b"{", b"n", b""):  # an object, null, or nothing
             self._on_bad_frame()
             return
-        if len(bytes(payload)) <= HEARTBEAT_BYTES:
-            self.heartbeat = bytes(payload)
+        if len(said) <= HEARTBEAT_BYTES:
+            self.heartbeat = said
         if self.link is not None and self.link.wheel.now - self._answered >= ANSWER_EVERY_S:
             self.send(messages.heartbeat_answer(self._crew.now_ms()), "heartbeat")
         self._crew.on_heartbeat(self)
@@ -334,8 +337,9 @@ class Session:
         """Writes finished frames of acks, in one piece, if the connection is still there."""
         if self.link is not None:
             whole = b"".join(frames)
+            self._answered = self.link.wheel.now
             self._crew.sent["ack"].add(len(whole), len(frames))
-            self.send_frames(whole)
+            self.link.send_frames(whole)
 
     def note_sent_frame(self, kind: str, size_bytes: int) -> None:
         """Counts a frame that goes out with others; `kind`: see node/traffic.py."""
@@ -379,5 +383,5 @@ class Session:
             self.link.abort()
 
 
-def _is_id(*texts: str | None) -> bool:
-    return all(text and len(text) <= ID_CHARS for text in texts)
+def _is_id(text: str | None) -> bool:
+    return text is not None and 0 < len(text) <= ID_CHARS

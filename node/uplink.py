@@ -13,7 +13,6 @@ Owns the queues between sockets and Redis; knows neither frames nor scripts. Rul
 import asyncio
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import monotonic
@@ -58,6 +57,7 @@ class ResultItem(Struct, gc=False):
     told: Told
     duration_ms: int | None = None
     size: int = ITEM_BYTES
+    came_s: float = 0.0  # when its lane took it
 
 
 class LogItem(Struct, gc=False):
@@ -68,6 +68,7 @@ class LogItem(Struct, gc=False):
     task_id: str
     lines: list[list[str]]
     size: int
+    came_s: float = 0.0  # when its lane took it
 
 
 Item = TypeVar("Item", ResultItem, LogItem)
@@ -80,7 +81,6 @@ class Lane(Generic[Item]):
         self.name = name
         self._write: Callable[[list[Item]], Awaitable[None]] = write
         self._queue: deque[Item] = deque()
-        self._came_s: deque[float] = deque()  # when, of each
         self.size_bytes = 0
         self.waits = Histogram()  # until the ack was written
         self._done = 0  # items written so far
@@ -94,10 +94,11 @@ class Lane(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Takes an item. A full lane stops reading from the socket that brought it; the item is taken all the same."""
+        item.came_s = monotonic()
+        if not self._queue:
+            self._filled.set()
         self._queue.append(item)
-        self._came_s.append(monotonic())
         self.size_bytes += item.size
-        self._filled.set()
         if (len(self._queue) > FULL_ITEMS or self.size_bytes > FULL_BYTES) and item.session.link is not None:
             item.session.link.pause()
             self._held.add(item.session)
@@ -148,18 +149,17 @@ class Lane(Generic[Item]):
     @property
     def oldest_s(self) -> float:
         """For how long the oldest item waits."""
-        return time.monotonic() - self._came_s[0] if self._came_s else 0.0
+        return monotonic() - self._queue[0].came_s if self._queue else 0.0
 
     def _note_waits(self, batch: Sequence[Item]) -> None:
-        now_s = time.monotonic()
+        now_s = monotonic()
         for start in range(0, len(batch), TIMED_TOGETHER):
             ids = [item.message_id for item in batch[start : start + TIMED_TOGETHER]]
-            self.waits.observe(now_s - self._came_s[start], len(ids) - ids.count(""))  # who has none waits for no ack
+            self.waits.observe(now_s - batch[start].came_s, len(ids) - ids.count(""))  # who has none waits for no ack
 
     def _drop(self, batch: Sequence[Item]) -> None:
         for _ in batch:
             self.size_bytes -= self._queue.popleft().size
-            self._came_s.popleft()
         self._done += len(batch)
         self._progress.set()
         if not self._queue:
@@ -175,7 +175,7 @@ def _acknowledge(batch: Sequence[ResultItem] | Sequence[LogItem]) -> None:
     """One write a connection, however many of its messages were in the batch."""
     frames: dict[Session, list[bytes]] = {}
     for item in batch:
-        if item.message_id and item.session.link is not None:
+        if item.message_id:
             frames.setdefault(item.session, []).append(text_frame(messages.ack(item.message_id)))
     for session, parts in frames.items():
         session.send_acks(parts)
@@ -186,7 +186,7 @@ class Uplink:
 
     def __init__(
         self, outcomes: Outcomes, mailbox: Mailbox, feeds: Feeds,
-        *, now_ms: Callable[[], int], count: Callable[[str], None], on_end: Callable[[Session], None],
+        *, now_ms: Callable[[], int], count: Callable[[str, int], None], on_end: Callable[[Session], None],
     ) -> None:  # fmt: skip
         """`on_end`: a session's tally changed."""
         self._outcomes = outcomes
@@ -242,11 +242,10 @@ class Uplink:
 
     def _entry(self, agent_id: str, message_id: str, task_id: str, status: str, result: Result) -> ResultEntry:
         pointer = (result.log_pointer or "")[:ERROR_CHARS] or (f"redis:job_logs/{task_id}@" if result.log_size else "")
-        numbers = (result.started_at, result.finished_at, result.log_size)
-        started, finished, size = (str(number or 0) for number in numbers)
         return ResultEntry(
             agent_id, task_id, status, str(result.exit_code or 0), (result.error_msg or "")[:ERROR_CHARS], str(result.error_code or 0),
-            started, finished, size, pointer, str(self._now_ms()), message_id, next(self._places),
+            str(result.started_at or 0), str(result.finished_at or 0), str(result.log_size or 0), pointer, str(self._now_ms()),
+            message_id, next(self._places),
         )  # fmt: skip
 
     # ---- to the feeds
@@ -263,11 +262,11 @@ class Uplink:
         if told.is_end:
             session.note_end(told.entry.task_id)
         if is_written(told, verdict):
-            self._count("result_" + told.kind)
+            self._count("result_" + told.kind, 1)
             if told.is_end:
                 self._count_end(session, item)
         elif item.message_id:
-            self._count("result_not_written")
+            self._count("result_not_written", 1)
 
     def _count_end(self, session: Session, item: ResultItem) -> None:
         session.live.pop(item.told.entry.task_id, None)
@@ -277,9 +276,9 @@ class Uplink:
 
     def _count_alone(self, alone: list[ResultItem]) -> None:
         for item in alone:
-            self._count("result_alone")
-            if time.monotonic() >= self._say_at_s:
-                self._say_at_s = time.monotonic() + SAY_AGAIN_S
+            self._count("result_alone", 1)
+            if monotonic() >= self._say_at_s:
+                self._say_at_s = monotonic() + SAY_AGAIN_S
                 logger.warning(
                     "an agent tells of too many tasks that nobody knows: its results are written, and not remembered",
                     extra={"agent_id": item.session.agent_id},
@@ -289,8 +288,8 @@ class Uplink:
         late = await self._late(batch)
         kept = [item for item in batch if (item.session.agent_id, item.task_id) not in late] if late else batch
         await self._feeds.append_logs([(item.session.agent_id, item.message_id, item.lines) for item in kept])
-        for item in batch:
-            self._count("log_late" if late and (item.session.agent_id, item.task_id) in late else "log")
+        self._count("log", len(kept))
+        self._count("log_late", len(batch) - len(kept))
 
     async def _late(self, batch: list[LogItem]) -> set[tuple[str, str]]:
         """The tasks of these messages that ended too long ago; asking is a sign of life of those that are open."""

@@ -69,7 +69,7 @@ class Listening(FakeCrew):
             cast("Mailbox", None),
             cast("Feeds", None),
             now_ms=self.now_ms,
-            count=lambda _: None,
+            count=lambda *_: None,
             on_end=lambda _: None,
         )
 

@@ -80,8 +80,8 @@ class Bench:
             on_end=lambda session: self.ended.append(session.agent_id),
         )  # fmt: skip
 
-    def count(self, event: str) -> None:
-        self.counted[event] += 1
+    def count(self, event: str, times: int) -> None:
+        self.counted[event] += times
 
     def result(self, session: Session, message_id: str, task_id: str = "t1", result: Result = SUCCESS) -> None:
         self.uplink.put_result(session, message_id, task_id, result)
