@@ -6,7 +6,6 @@ timeout; else the newest registration gets it. Two slots are involved, so each s
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from cluster.batching import Batcher
 from cluster.keys import Keys
@@ -14,14 +13,6 @@ from cluster.redis_client import Store
 
 NO_SUCH_HOST = "no agent has this host id"
 PATIENCE_S = 0.1  # behind a look-up that a distant Redis has not answered
-
-
-class Wish(NamedTuple):
-    """What an agent asks for when it registers, and what it has had; "" = no host id."""
-
-    agent_id: str
-    host_id: str
-    before: str
 
 
 class Hosts:
@@ -45,48 +36,31 @@ class Hosts:
         found = await self._store.ask(*(("GET", self._keys.host(str(host_id))) for host_id in host_ids))
         return [None if agent_id is None else bytes(agent_id).decode() for agent_id in found]
 
-    async def give(self, wishes: Sequence[Wish]) -> list[bool]:
-        """Gives agents what they ask for. For each: whether it got it, or asked for none. Raises: StoreUnavailable."""
-        holders = await self._settled(wishes)
-        given = [holder == wish.agent_id for wish, holder in zip(wishes, holders, strict=True)]
-        await self._write([wish for wish, is_given in zip(wishes, given, strict=True) if is_given])
-        others = [place for place, is_given in enumerate(given) if not is_given]
-        taken = await asyncio.gather(*(self._take_over(wishes[place], holders[place]) for place in others))
-        for place, is_taken in zip(others, taken, strict=True):
-            given[place] = is_taken
-        return given
+    async def give(self, agent_id: str, host_id: int, before: bytes) -> bool:
+        """Gives an agent the host id it asks for (0 = none), in the place of `before`. Whether it got it. Raises: StoreUnavailable."""
+        is_given = host_id == 0 or await self._take(host_id, agent_id)
+        host = str(host_id) if is_given and host_id else ""
+        if before.decode() != host:
+            await self._store.ask(("HSET", self._keys.of_agent("agent", agent_id), "host_id", host))
+            await self.free(before, agent_id)
+        return is_given
 
     async def free(self, host_id: bytes, agent_id: str) -> None:
         """The agent's host id, if it is its own, is nobody's. Raises: StoreUnavailable."""
         if host_id:
             await self._store.run("compare_and_set", [self._keys.host(host_id.decode())], agent_id, "")
 
-    async def _settled(self, wishes: Sequence[Wish]) -> list[str]:
-        """What was nobody's goes to who asks for it. Who holds each host id now; who asks for none holds that."""
-        keys = [(self._keys.host(wish.host_id), wish.agent_id) for wish in wishes if wish.host_id]
-        commands = [command for key, agent_id in keys for command in (("SET", key, agent_id, "NX"), ("GET", key))]
-        found = iter((await self._store.ask(*commands))[1::2])
-        return [(next(found) or b"").decode() if wish.host_id else wish.agent_id for wish in wishes]
-
-    async def _take_over(self, wish: Wish, holder: str) -> bool:
-        """From an agent that has gone; with one that lives it stays."""
-        key = self._keys.host(wish.host_id)
-        is_taken = not (holder and await self._lives(holder)) and bool(
-            await self._store.run("compare_and_set", [key], holder, wish.agent_id)
-        )
+    async def _take(self, host_id: int, agent_id: str) -> bool:
+        key = self._keys.host(str(host_id))
+        if await self._store.run("compare_and_set", [key], "", agent_id):  # it was nobody's, or is this agent's
+            return True
+        holder = await self.agent_of(host_id) or ""
+        if holder and await self._lives(holder):
+            return False
+        is_taken = bool(await self._store.run("compare_and_set", [key], holder, agent_id))
         if is_taken and holder:
-            await self._store.run("leave_host", [self._keys.of_agent("agent", holder)], wish.host_id)
-        await self._write([wish if is_taken else wish._replace(host_id="")])
+            await self._store.run("leave_host", [self._keys.of_agent("agent", holder)], host_id)
         return is_taken
-
-    async def _write(self, wishes: Sequence[Wish]) -> None:
-        """What agents have now, where it is not what they had."""
-        changed = [wish for wish in wishes if wish.host_id != wish.before]
-        await self._store.ask(
-            *(("HSET", self._keys.of_agent("agent", wish.agent_id), "host_id", wish.host_id) for wish in changed)
-        )
-        for wish in changed:
-            await self.free(wish.before.encode(), wish.agent_id)
 
     async def _lives(self, agent_id: str) -> bool:
         leased, last_seen = await self._store.ask(

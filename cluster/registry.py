@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 from cluster import security
 from cluster.batching import Batcher
 from cluster.errors import BadInput, Refused, UnknownAgent, WrongToken
-from cluster.hosts import NO_SUCH_HOST, Hosts, Wish
+from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.keys import Keys
 from cluster.redis_client import Store
 from cluster.redis_line import Command
@@ -186,11 +186,11 @@ class Registry:
 
     async def is_known(self, token: str) -> bool:
         """Whether an agent has this token. Raises: Refused when it was revoked; StoreUnavailable."""
-        key = self._keys.of_agent("agent", self.id_of(token))
-        [(token_hash, revoked)] = await self._store.ask(("HMGET", key, "token_hash", "revoked"))
-        if revoked:
-            raise Refused("this token was revoked")
-        return token_hash is not None
+        try:
+            await self.credentials(self.id_of(token))
+        except UnknownAgent:
+            return False
+        return True
 
     async def register(
         self, token: str, name: str, host_id: int, labels: dict[str, str], system: dict[str, Any], *, may_be_new: bool
@@ -202,31 +202,20 @@ class Registry:
         agent_id = self.id_of(token)
         seen = [name, _encode(labels).decode(), _encode(system).decode()]
         seen += [str(system.get(field) or "") for field in ("hostname", "os", "arch")]
-        host = str(host_id or "")
-        reply = await self._registrations.submit(
-            (host, agent_id, security.token_hash(token), str(int(may_be_new)), *seen)
-        )
+        reply = await self._registrations.submit((agent_id, security.token_hash(token), str(int(may_be_new)), *seen))
         if reply[0] == b"revoked":
             raise Refused("this token was revoked")
         if reply[0] == b"unknown":
             raise UnknownAgent("unknown token")
-        return Registered(agent_id, bool(reply[2]), reply[1], not reply[4])
+        is_given = await self.hosts.give(agent_id, host_id, reply[3])
+        return Registered(agent_id, bool(reply[2]), reply[1], not is_given)
 
     async def _register(self, items: Sequence[tuple[str, ...]]) -> list[list[Any]]:
-        replies = await by_shard(self._keys, items, lambda item: item[1], self._register_in)
-        wishes = [
-            Wish(item[1], item[0], reply[3].decode())
-            for item, reply in zip(items, replies, strict=True)
-            if len(reply) > 1
-        ]
-        given = iter(await self.hosts.give(wishes))
-        return [[*reply, next(given)] if len(reply) > 1 else reply for reply in replies]
+        return await by_shard(self._keys, items, lambda item: item[0], self._register_in)
 
     async def _register_in(self, shard: int, items: list[tuple[str, ...]]) -> list[list[Any]]:
         keys = [self._keys.in_shard(shard, name) for name in ("agents", "agent:")]
-        return list(
-            await self._store.run("register", keys, packed([item[1:] for item in items]), CONNECT_WITHIN_S * 1000)
-        )
+        return list(await self._store.run("register", keys, packed(items), CONNECT_WITHIN_S * 1000))
 
     async def profile(self, agent_id: str) -> Profile | None:
         """One profile with its owner; None when there is no such agent."""
@@ -290,6 +279,16 @@ class Registry:
                     if profile.host_id:
                         pipe.set(self._keys.host(str(profile.host_id)), profile.id, nx=True)
             await pipe.execute()
+
+    async def credentials(self, agent_id: str) -> Profile:
+        """The profile, or why there is none. Raises: UnknownAgent, Refused, StoreUnavailable."""
+        profile = await self._profiles.submit(agent_id)
+        if profile is None:
+            async with self._store.session() as client:
+                if await client.hexists(self._keys.of_agent("agent", agent_id), "revoked"):
+                    raise Refused("this agent was revoked")
+            raise UnknownAgent("no such agent")
+        return profile
 
     async def resolve(self, reference: str) -> str:
         """The agent id behind an id or a host id (all digits). Raises: BadInput, UnknownAgent, StoreUnavailable."""

@@ -228,6 +228,8 @@ async def test_who_is_not_known_is_not_claimed_and_leaves_nothing_behind(core: C
     before = await core.redis.keys("*")
     (outcome,) = await core.registry.claim([Bid("nobody", "n1", "b", "")])
     assert isinstance(outcome, UnknownAgent)
+    with pytest.raises(UnknownAgent):
+        await core.registry.credentials("nobody")
     assert await core.registry.profile("nobody") is None
     assert await core.redis.keys("*") == before
 
@@ -792,7 +794,7 @@ async def test_a_revoked_agent_is_refused_everywhere(core: Core) -> None:
     with pytest.raises(Refused):
         await register(core)
     with pytest.raises(Refused):
-        await core.registry.is_known("token-1")
+        await core.registry.credentials(agent_id)
     (claim,) = await core.registry.claim([Bid(agent_id, "n2", "b", "", force=True)])
     assert isinstance(claim, Refused)
     (posted,) = await core.mailbox.enqueue([a_post(agent_id, "t9")])
@@ -852,7 +854,7 @@ async def test_an_agent_is_put_back_into_an_empty_redis_as_it_was(core: Core) ->
     await core.redis.flushall()
     await core.registry.put_back([profile])
     assert await core.registry.profile(agent_id) == profile
-    assert await core.registry.is_known("token-1")
+    assert await core.registry.credentials(agent_id) == profile
     assert await core.registry.resolve("7") == agent_id
     assert (await core.claim(agent_id)).previous is None
     assert await core.registry.ids() == [agent_id]
