@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import secrets
 import socket
@@ -41,6 +40,7 @@ from node.delivery import Courier
 from node.doors import Doors
 from node.drain import Drain
 from node.endpoint import AgentEndpoint
+from node.freezing import Freezer
 from node.handshake import Handshake
 from node.hub import Hub
 from node.limits import Limits
@@ -54,7 +54,6 @@ from node.uplink import Uplink
 from node.wheel import Wheel
 
 FREEZE_EVERY_S = 30.0
-WAVE = 500  # connections
 
 
 class NodeProcess:
@@ -270,21 +269,10 @@ class NodeProcess:
         )
 
     async def _freeze(self) -> None:
-        """Takes the connections of a wave out of the collector's sight: a look at 9,000 of them holds the loop up for 100 ms.
-
-        So all are looked at only when most of them have gone: those that go leave nothing to the collector, nearly always.
-        """
-        frozen = 0
+        freezer = Freezer()
         while True:
             await asyncio.sleep(FREEZE_EVERY_S)
-            count = len(self._hub)
-            have_gone = frozen - count > max(WAVE, frozen // 2)
-            if have_gone:
-                gc.unfreeze()
-            if have_gone or count - frozen > WAVE:
-                gc.collect(2 if have_gone else 0)
-                gc.freeze()
-                frozen = count
+            freezer.look(len(self._hub))
 
     async def _end(self) -> None:
         await asyncio.gather(self._doors.end(), *((self._poller.stop(),) if self._poller else ()))
