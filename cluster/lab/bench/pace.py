@@ -19,12 +19,13 @@ class _Load:
         self._fire = fire
         self._began_ns = time.monotonic_ns()
         self.fired = 0
+        self.is_wanted = True
         self.fault: Exception | None = None
 
     def keep_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Has the loop send what is due, until nothing is left. In a thread."""
         due = 0
-        while due < self._total and self.fault is None:
+        while due < self._total and self.is_wanted:
             due = min(self._total, int((time.monotonic_ns() - self._began_ns) / self._gap_ns) + 1)
             loop.call_soon_threadsafe(self.send, due)
             next_s = (self._due_ns(due) - time.monotonic_ns()) / 1e9
@@ -33,11 +34,11 @@ class _Load:
     def send(self, due: int) -> None:
         """The first so many pieces go out, but for those that have gone. What fell behind stays due when it was."""
         try:
-            while self.fired < due:
+            while self.fired < due and self.is_wanted:
                 self._fire(self._due_ns(self.fired))
                 self.fired += 1
         except Exception as error:  # noqa: BLE001 - raised by who waits for all of it
-            self.fault = self.fault or error
+            self.fault, self.is_wanted = error, False
 
     def _due_ns(self, piece: int) -> int:
         return self._began_ns + int(piece * self._gap_ns)
@@ -48,7 +49,10 @@ async def at_rate(per_s: float, seconds: float, fire: Callable[[int], None]) -> 
     if per_s <= 0:
         return 0
     load = _Load(int(per_s * seconds), 1e9 / per_s, fire)
-    await asyncio.to_thread(load.keep_time, asyncio.get_running_loop())
+    try:
+        await asyncio.to_thread(load.keep_time, asyncio.get_running_loop())
+    finally:
+        load.is_wanted = False  # by who was cancelled
     if load.fault is not None:
         raise load.fault
     return load.fired

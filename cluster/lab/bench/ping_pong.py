@@ -34,10 +34,10 @@ class PingPong:
         store, tally, last = _store(url), Tally(), "0"
         async with store.session() as client:
             await client.delete(_PONG)
-        gap_s = 1 / per_s if per_s else 0.0
-        for _ in range(count):
+        gap_s, first_s = (1 / per_s if per_s else 0.0), time.monotonic()
+        for n in range(count):
             if gap_s:
-                await asyncio.sleep(gap_s)
+                await asyncio.sleep(max(0.0, first_s + n * gap_s - time.monotonic()))
             began_ns = time.monotonic_ns()
             await _add(store, _PING)
             last = await _next(store, _PONG, last)

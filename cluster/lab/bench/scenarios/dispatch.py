@@ -29,7 +29,7 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         full = await _saturated(found, stage, crowd, caller, sizes)
         step("XADD -> XREAD alone, at the lowest rate")
         seldom_per_s = max(1.0, full.per_s * SHARES[0])
-        alone = await limits.ping_pong(stage, int(seldom_per_s * sizes.window_s), seldom_per_s)
+        alone = await limits.ping_pong(stage, max(10, int(seldom_per_s * sizes.window_s)), seldom_per_s)
         late: dict[float, Tally] = {}
         for share in SHARES:
             step(f"open loop, {share:.0%}")

@@ -11,6 +11,7 @@ from cluster.lab.bench import bare, pace
 from cluster.lab.bench.http_link import HttpLink
 from cluster.lab.bench.tally import Tally, percentile, together
 from cluster.service import GC_THRESHOLDS
+from tests.support.eventually import eventually
 
 
 async def test_what_fell_behind_goes_out_and_stays_due_when_it_was() -> None:
@@ -32,8 +33,20 @@ async def test_what_cannot_be_sent_ends_the_load() -> None:
     def fire(due_ns: int) -> None:
         raise ConnectionResetError
 
-    with pytest.raises(ConnectionResetError):
-        await pace.at_rate(1000, 30.0, fire)
+    async with asyncio.timeout(5.0):
+        with pytest.raises(ConnectionResetError):
+            await pace.at_rate(1000, 30.0, fire)
+
+
+async def test_load_that_nobody_wants_any_more_ends() -> None:
+    fired: list[int] = []
+    load = asyncio.create_task(pace.at_rate(1000, 30.0, fired.append))
+    await eventually(lambda: not fired)
+    load.cancel()
+    await asyncio.wait([load])
+    count = len(fired)
+    await asyncio.sleep(0.05)
+    assert len(fired) == count
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
