@@ -24,7 +24,7 @@ from cluster.registry import Owner
 REFUSED = {UnknownAgent: "unknown_agent", MailboxFull: "mailbox_full", TaskConflict: "conflict"}
 OUTCOMES = ("accepted", "repeated", *REFUSED.values())
 PATIENCE_S = 0.1  # behind a call that a distant Redis has not answered: three in a row are to take less than a call may
-FOLLOW_S = 0.25  # that an answer waits for the count, which goes on without it
+FOLLOW_S = 0.1  # that an answer waits for the count, which goes on without it
 FOUND = 50_000  # agents of which it is remembered where they were found last
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from cluster.errors import StoreUnavailable
 
 MAX_BYTES = 4 << 20  # of one call
-MAX_CALLS = 8  # of one batcher, when they are slow
+MAX_CALLS = 16  # of one batcher, when they are slow: more than it has patience for within a second
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
