@@ -1,6 +1,6 @@
 """One whole request, and the one answer to it, for who answers without an application.
 
-Owns the writing of such an answer: what uvicorn's `send` would write, in one piece. Knows no route. Who answers late does no harm: what is
+Owns the writing of such an answer: what uvicorn's `send` would write, in one piece; knows whether anybody waits for it, and no route. Who answers late does no harm: what is
 said to a connection that has gone is dropped.
 """
 

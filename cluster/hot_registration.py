@@ -12,10 +12,8 @@ import logging
 from cluster.errors import AgentServerError, PeerError, StoreUnavailable
 from cluster.exchange import Exchange
 from cluster.proxies import TrustedProxies
-from cluster.registration import Asked, RegistrationEndpoint
+from cluster.registration import PATHS, Asked, RegistrationEndpoint
 from cluster.replies import json_reply, reply_to, reply_to_fault
-
-_PATHS = frozenset(("/api/agents/register", "/api/agents/register/"))
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ class HotRegistration:
     def __call__(self, exchange: Exchange) -> bool:
         """Takes this request, or declines it."""
         scope = exchange.scope
-        if scope["path"] not in _PATHS or scope["method"] != "POST":
+        if scope["path"] not in PATHS or scope["method"] != "POST":
             return False
         try:
             asked = self._endpoint.read(self._proxies.seen(scope), exchange.body)

@@ -198,7 +198,7 @@ class RedisLine(asyncio.Protocol):
         oldest = self._oldest()
         if oldest is not None and oldest.deadline_s <= loop.time():
             self._fail_all(NoReply("Redis does not answer in time"))
-            self._give_up()  # an attempt to connect has a clock of its own: given up here, none would ever end
+            self._give_up()  # but no attempt to connect, which has a clock of its own: given up here, none would ever end
             oldest = None
         self._timer = None if oldest is None else loop.call_at(oldest.deadline_s, self._look_at_the_clock)
 

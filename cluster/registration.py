@@ -27,11 +27,13 @@ from cluster.replies import json_reply
 from cluster.verification import Verdict, Verification, shown
 
 HOLD_S = 25.0  # the agent's client waits 30
+TELL_S = 2.0
 AT_ONCE = 128  # registrations that talk to Redis, and share its calls; a storm waits its turn
 RETRY_S = 0.5
 NEW_BURST, NEW_PER_S = 10_000, 100  # new agents of one address
 ADDRESSES = 10_000  # of which a pace is remembered
 NAME_CHARS, LABELS, SYSTEM_BYTES = 256, 100, 16 << 10  # what is kept of a profile; the rest is cut, not refused
+PATHS = frozenset(("/api/agents/register", "/api/agents/register/"))
 REFUSED = {Refused: "refused", UnknownAgent: "refused", TooManyNew: "too_many_new", StoreUnavailable: "redis_away"}
 EVENTS = ("new", "known", "host_id_refused", *dict.fromkeys(REFUSED.values()))
 
@@ -192,8 +194,9 @@ class RegistrationEndpoint:
             *(part for pair in known if pair[1] for part in pair),
         )
         try:
-            await self._entries.submit(StatusEntry(registered.id, "0", "any", entry))
-        except StoreUnavailable:
+            async with asyncio.timeout(TELL_S):
+                await self._entries.submit(StatusEntry(registered.id, "0", "any", entry))
+        except (StoreUnavailable, TimeoutError):
             logger.warning("the status feed misses a registration", extra=fields)
 
 

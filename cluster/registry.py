@@ -95,8 +95,8 @@ class Bid(Struct, frozen=True, gc=False):
     node: str
     boot: str
     address: str
+    token_hash: str
     force: bool = False
-    token_hash: str = ""
 
 
 class Claim(Struct, frozen=True):

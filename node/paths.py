@@ -32,7 +32,7 @@ class Paths:
         socket = WebSocket(scope, receive, send)
         path: str = scope["path"].removesuffix("/")
         agent_id = path.removeprefix(_AGENT)
-        if agent_id != path and "/" not in agent_id:
+        if agent_id and agent_id != path and "/" not in agent_id:
             await self._agents.enter(socket, agent_id)
         elif path == "/ws/probe":
             await self._probe.enter(socket)

@@ -4,7 +4,7 @@ Owns the rhythm of renewal; knows neither frames nor tasks. Rules:
 
 - A session is claimed before it is accepted; the newest wins, and the process that held the agent before is told to close.
 - No Redis write a heartbeat: every third of the timeout the leases of agents heard since are prolonged, many in one call, each to
-  the time it was last heard plus the timeout. Who was silent for longer is renewed before a third of what is left has passed, so
+  the time it was last heard plus the timeout. Who was silent for longer is renewed when about a third of what is left has passed, so
   that agents which could not be heard (a node that stood still, a network away) have their whole lease soon after they are.
 - The lease is the one authority. What renewal finds lost is closed: 4409 when another owns it, 4408 when it ran out, 4403 when the
   agent was forgotten.
@@ -85,11 +85,9 @@ class Presence:
 
     async def claim(self, agent_id: str, address: str, token_hash: str) -> Claim | Contested:
         """Makes this node the agent's owner. Raises: UnknownAgent, Refused, WrongToken, StoreUnavailable."""
-        outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address, token_hash=token_hash))
+        outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address, token_hash))
         if isinstance(outcome, Contested) and not await self._directory.is_beating(outcome.holder):
-            outcome = await self._bid(
-                Bid(agent_id, self._node_id, self._boot, address, force=True, token_hash=token_hash)
-            )
+            outcome = await self._bid(Bid(agent_id, self._node_id, self._boot, address, token_hash, force=True))
         return outcome
 
     async def _bid(self, bid: Bid) -> Claim | Contested:
@@ -191,7 +189,7 @@ class Presence:
         for session in sessions:
             self._on_forgotten(session)
         await self._registry.put_back([session.profile for session in sessions])
-        bids = [Bid(s.agent_id, self._node_id, self._boot, s.address, force=True) for s in sessions]
+        bids = [Bid(s.agent_id, self._node_id, self._boot, s.address, token_hash="", force=True) for s in sessions]
         for session, outcome in zip(sessions, await self._registry.claim(bids), strict=True):
             if isinstance(outcome, Claim):
                 session.own(outcome)

@@ -22,7 +22,7 @@ LIFE_S = 180.0
 
 
 class ProbeEndpoint:
-    """The Starlette endpoint."""
+    """Where anybody's WebSocket is let in."""
 
     def __init__(self, public_url: str) -> None:
         self._public_url = public_url

@@ -6,11 +6,10 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster import registration
 from cluster.refusal import BAD_PARAMETER
 from cluster.replies import error_reply
 from cluster.security import Signer
-
-UNSIGNED = frozenset(("/api/agents/register", "/api/agents/register/"))
 
 
 class RequireSignature:
@@ -22,7 +21,7 @@ class RequireSignature:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or scope["path"] in UNSIGNED:
+        if scope["type"] != "http" or scope["path"] in registration.PATHS:
             await self._app(scope, receive, send)
             return
         body = await _body(receive)

@@ -91,7 +91,7 @@ class Core:
 
     async def claim(self, agent_id: str, node: str = "n1", *, force: bool = True, address: str = "192.0.2.1") -> Claim:
         """A claim that is granted."""
-        (outcome,) = await self.registry.claim([Bid(agent_id, node, f"boot-{node}", address, force)])
+        (outcome,) = await self.registry.claim([Bid(agent_id, node, f"boot-{node}", address, "", force)])
         assert isinstance(outcome, Claim), outcome
         return outcome
 

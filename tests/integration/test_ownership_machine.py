@@ -140,7 +140,7 @@ class OwnershipMachine(RuleBasedStateMachine):
     @rule(node=NODES, force=st.booleans())
     def claims(self, node: str, force: bool) -> None:
         before, expected = self.model.owner, self.model.bid(force=force)
-        bid = Bid(self.agent_id, node, f"boot-{node}", "192.0.2.1", force)
+        bid = Bid(self.agent_id, node, f"boot-{node}", "192.0.2.1", "", force)
         (outcome,) = self._run(self.nodes[node].registry.claim([bid]))
         kinds = {"ok": Claim, "contested": Contested, "revoked": Refused, "unknown": UnknownAgent}
         assert type(outcome) is kinds[expected]
@@ -152,7 +152,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     @rule(node=NODES, force=st.booleans())
     def shows_another_token(self, node: str, force: bool) -> None:
-        bid = Bid(self.agent_id, node, f"boot-{node}", "192.0.2.1", force, token_hash="another's")
+        bid = Bid(self.agent_id, node, f"boot-{node}", "192.0.2.1", "another's", force)
         (outcome,) = self._run(self.nodes[node].registry.claim([bid]))
         known = WrongToken if self.model.is_known else UnknownAgent
         assert type(outcome) is (Refused if self.model.is_revoked else known)
@@ -179,7 +179,7 @@ class OwnershipMachine(RuleBasedStateMachine):
         registry = self.on(owner).registry
         await registry.put_back([Profile(self.agent_id, "web", token_hash="hash", incarnation=self.model.incarnation)])
         self.model.is_known = True
-        (outcome,) = await registry.claim([Bid(self.agent_id, owner.node, owner.boot, "192.0.2.1", force=True)])
+        (outcome,) = await registry.claim([Bid(self.agent_id, owner.node, owner.boot, "192.0.2.1", "", force=True)])
         assert isinstance(outcome, Claim)
         assert (outcome.previous, outcome.incarnation) == (None, self.model.incarnation)
         self._claimed(outcome.owner)

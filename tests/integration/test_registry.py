@@ -226,7 +226,7 @@ async def test_a_claim_makes_an_owner_with_a_lease_and_a_deadline(core: Core) ->
 
 async def test_who_is_not_known_is_not_claimed_and_leaves_nothing_behind(core: Core) -> None:
     before = await core.redis.keys("*")
-    (outcome,) = await core.registry.claim([Bid("nobody", "n1", "b", "")])
+    (outcome,) = await core.registry.claim([Bid("nobody", "n1", "b", "", "")])
     assert isinstance(outcome, UnknownAgent)
     with pytest.raises(UnknownAgent):
         await core.registry.credentials("nobody")
@@ -235,7 +235,7 @@ async def test_who_is_not_known_is_not_claimed_and_leaves_nothing_behind(core: C
 
 
 async def shown(core: Core, agent_id: str, token: str) -> Claim | Contested | PeerError:
-    (outcome,) = await core.registry.claim([Bid(agent_id, "n9", "b", "192.0.2.9", token_hash=token_hash(token))])
+    (outcome,) = await core.registry.claim([Bid(agent_id, "n9", "b", "192.0.2.9", token_hash(token))])
     return outcome
 
 
@@ -278,7 +278,9 @@ async def test_the_newest_claim_wins_and_says_who_owned_it_before(core: Core) ->
 
 async def test_claims_of_many_agents_are_answered_in_their_order(core: Core) -> None:
     agents = [await core.agent(f"token-{n}") for n in range(10)]
-    outcomes = await core.registry.claim([Bid(agent_id, f"n{n}", "b", "") for n, agent_id in enumerate([*agents, "x"])])
+    outcomes = await core.registry.claim(
+        [Bid(agent_id, f"n{n}", "b", "", "") for n, agent_id in enumerate([*agents, "x"])]
+    )
     assert [o.owner.node for o in outcomes if isinstance(o, Claim)] == [f"n{n}" for n in range(10)]
     assert isinstance(outcomes[-1], UnknownAgent)
 
@@ -340,7 +342,7 @@ async def test_a_claim_tells_how_far_the_mailbox_was_handed_out_and_what_of_that
 
 
 async def bid(core: Core, agent_id: str, node: str, *, force: bool = False) -> Claim | Contested:
-    (outcome,) = await core.registry.claim([Bid(agent_id, node, "b", f"address of {node}", force)])
+    (outcome,) = await core.registry.claim([Bid(agent_id, node, "b", f"address of {node}", "", force)])
     assert isinstance(outcome, Claim | Contested)
     return outcome
 
@@ -795,7 +797,7 @@ async def test_a_revoked_agent_is_refused_everywhere(core: Core) -> None:
         await register(core)
     with pytest.raises(Refused):
         await core.registry.credentials(agent_id)
-    (claim,) = await core.registry.claim([Bid(agent_id, "n2", "b", "", force=True)])
+    (claim,) = await core.registry.claim([Bid(agent_id, "n2", "b", "", "", force=True)])
     assert isinstance(claim, Refused)
     (posted,) = await core.mailbox.enqueue([a_post(agent_id, "t9")])
     assert isinstance(posted, UnknownAgent)

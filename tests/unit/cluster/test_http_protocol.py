@@ -693,3 +693,22 @@ def test_large_bodies_share_a_budget() -> None:
         first.say(b"x" * 100_000)
         assert first.hear_answer().json()["size"] == 1_000_000
         eventually_blocking(lambda: budget.held_bytes)
+
+
+def test_who_holds_an_answer_knows_when_nobody_waits_for_it_any_more() -> None:
+    held: list[Exchange] = []
+
+    def hold(exchange: Exchange) -> bool:
+        held.append(exchange)
+        return True
+
+    with Served(shortcut=hold) as served:
+
+        def is_gone() -> bool:
+            return asyncio.run_coroutine_threadsafe(held[0].is_gone(), served.loop).result(5)
+
+        with Client(served) as client:
+            client.say(post(b"a"))
+            eventually_blocking(lambda: not held)
+            assert not is_gone()
+        eventually_blocking(lambda: not is_gone() and "still there")
