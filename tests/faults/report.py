@@ -38,9 +38,9 @@ def page(found: Iterable[Row], *, is_long: bool, command: str) -> str:
             "# What was done to the cluster, and what became of it",
             "",
             (
-                f"Written by `{command}`, the {form} form, on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} CPUs,"
+                f"The {form} form, as tests/faults/conftest.py says, with `--report`: {os.cpu_count()} CPUs,"
                 f" Python {platform.python_version()}, {platform.system()} {platform.release()}; commit {_commits(rows)}. Runs add up: a row"
-                " is its test's last."
+                f" is its test's last. The last run was `{command}`, on {datetime.now(UTC):%Y-%m-%d}."
             ),
             "",
             *_sums(rows),

@@ -48,7 +48,8 @@ def test_the_page_has_a_row_a_finding_in_the_order_of_the_faults_and_their_sums(
     assert "| Redis 6.2 | 1 | 0 | 400 | 5 | 3 |" in text
     assert "| **in all** | 4 | 0 | 1,600 | 20 | 12 |" in text
     assert "60 agents \\| 50 tasks/s" in rows[0]
-    assert "`pytest tests/faults`, the short form" in text
+    assert "The short form" in text
+    assert "The last run was `pytest tests/faults`" in text
 
 
 def test_a_finding_without_a_judged_history_claims_no_zeros() -> None:
