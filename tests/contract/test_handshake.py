@@ -247,7 +247,7 @@ async def test_a_fourth_takeover_in_30_s_is_held_off_with_one_warning_that_names
 @begun_early
 async def test_ws_url_stays_good_when_a_node_dies(clusters: Clusters) -> None:
     """Also: until its lease ends nothing is said of an agent whose node was lost, then it is offline as `node_lost`."""
-    cluster = await clusters.start("mortal", {"agent": {"heartbeat_timeout": "5s"}}, nodes=2)
+    cluster = await clusters.start("mortal", {"agent": {"heartbeat_timeout": "8s"}}, nodes=2)
     async with Gateway(cluster) as gateway:
         returns, stays_away = [await gateway.agent() for _ in range(2)], [await gateway.agent() for _ in range(2)]
         for node_id in ("n1", "n2"):
