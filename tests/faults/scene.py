@@ -9,7 +9,6 @@ promises finds nothing. What goes wrong is the test's.
         await scene.judge(finding)
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -116,10 +115,10 @@ class Scene:
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), *self._evidence([str(error)])])) from None
         finding.calmed(time.monotonic() - began_s)
-        verdict = await asyncio.to_thread(
-            check, list(self.recorder.events), rules
-        )  # agents and proxies go on meanwhile
-        dead = await asyncio.to_thread(self.declared_dead)
+        # In this thread: beside one that judges, agents would be too slow to beat, and be declared dead meanwhile.
+        verdict = check(self.recorder.events, rules)
+        dead = self.declared_dead()
+        await self.cluster.wait_ready(READY_S)  # what stands between it and Redis stood still meanwhile
         finding.judged(verdict, len(dead), before=self._answered_for)
         self._answered_for = verdict.counts["tasks accepted"]
         finding.say(str(verdict))
@@ -128,7 +127,7 @@ class Scene:
 
     def declared_dead(self) -> list[str]:
         """Agents that were declared offline while they were connected."""
-        return list(declared_dead(list(self.recorder.events), time.time() - time.monotonic()))
+        return list(declared_dead(self.recorder.events, time.time() - time.monotonic()))
 
     def forget(self) -> None:
         """Begin a new history, with the same agents connected. Between two judgements only."""
