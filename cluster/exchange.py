@@ -46,3 +46,8 @@ class Exchange:
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
+
+
+def answer_with(exchange: Exchange, reply: Any) -> None:
+    """Answers with a response that an application would have sent."""
+    exchange.answer(reply.status_code, reply.raw_headers, bytes(reply.body))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 
 from cluster.errors import AgentServerError, PeerError, StoreUnavailable
-from cluster.exchange import Exchange
+from cluster.exchange import Exchange, answer_with
 from cluster.proxies import TrustedProxies
 from cluster.registration import PATHS, Asked, RegistrationEndpoint
 from cluster.replies import json_reply, reply_to, reply_to_fault
@@ -49,4 +49,4 @@ class HotRegistration:
         except Exception:
             logger.exception("POST %s failed", exchange.scope["path"])
             reply = reply_to_fault()
-        exchange.answer(reply.status_code, reply.raw_headers, bytes(reply.body))
+        answer_with(exchange, reply)

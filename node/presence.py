@@ -72,9 +72,8 @@ class Presence:
         self._on_release = on_release
         self._count = count
         self._every_s = registry.timeout_ms / 3000
-        self._queue: list[
-            tuple[float, int, Session]
-        ] = []  # a heap: when the renewal is due, in which order it was asked for
+        # A heap: when the renewal is due, in which order it was asked for.
+        self._queue: list[tuple[float, int, Session]] = []
         self._order = itertools.count()
         self._claims: Batcher[Bid, Claim | Contested | PeerError] = Batcher("claim", registry.claim)
         self._releases: Batcher[Release, bytes] = Batcher("release", registry.release)

@@ -262,8 +262,8 @@ class Link(asyncio.Protocol):
 
     def send_frames(self, frames: bytes) -> None:
         """Sends frames that `text_frame` made, joined, in one write."""
-        if self._state == OPEN and not self._writer.put(frames):
-            self._cut(close_codes.READS_TOO_SLOWLY)
+        if self._state == OPEN:
+            self._put(frames)
 
     def _put(self, data: bytes) -> None:
         if not self._writer.put(data):

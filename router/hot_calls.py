@@ -14,14 +14,13 @@ import asyncio
 import logging
 import re
 from functools import partial
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from cluster.acceptance import Acceptance, Outcome
 from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
-from cluster.exchange import Exchange
+from cluster.exchange import Exchange, answer_with
 from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.mailbox import Accepted, Post
 from cluster.replies import reply_to, reply_to_fault
@@ -94,10 +93,10 @@ class HotCalls:
         if self._under_way.pop(exchange, None) is None:
             return
         if isinstance(why, PeerError | StoreUnavailable):
-            _answer(exchange, reply_to(why))
+            answer_with(exchange, reply_to(why))
         else:
             logger.error("POST %s failed", exchange.scope["path"], exc_info=why)
-            _answer(exchange, reply_to_fault())
+            answer_with(exchange, reply_to_fault())
 
     # ---- in time
 
@@ -116,8 +115,4 @@ class HotCalls:
         if self._under_way:
             self._timer = loop.call_at(next(iter(self._under_way.values())), self._look_at_the_clock)
         for exchange in late:  # an answer lets the next call of its connection come in
-            _answer(exchange, reply_to(LATE))
-
-
-def _answer(exchange: Exchange, reply: Any) -> None:
-    exchange.answer(reply.status_code, reply.raw_headers, bytes(reply.body))
+            answer_with(exchange, reply_to(LATE))

@@ -141,7 +141,7 @@ async def test_some_go_at_their_pace_and_the_others_stay() -> None:
     bench = Bench(10)
     began_s = asyncio.get_running_loop().time()
     await bench.drain.some(bench.sessions[:5], per_s=40.0)
-    assert asyncio.get_running_loop().time() - began_s >= 0.05 * 2 - 0.002  # a timer's resolution
+    assert asyncio.get_running_loop().time() - began_s >= 0.05 * 2
     await asyncio.sleep(0)
     assert [session.agent_id for session in bench.hub] == ["a5", "a6", "a7", "a8", "a9"]
     assert bench.book.count("delivered to 2") == 2  # in slices
