@@ -16,6 +16,7 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Number = int | float  # an integer stays one on its way to the control plane
 
 MAX_TASKS = 10_000  # of one batch call
+MAX_ID_CHARS = 200  # of a task
 MAX_LINES = 10_000  # of one log message; the real agent sends one
 SKIPPED = "task skipped as duplicated (already completed)"  # a Go agent's answer to an id that it has finished
 ENDS = frozenset(("success", "failed", "cancelled"))
@@ -139,8 +140,9 @@ class PlainTransfer(FileTransfer, frozen=True, forbid_unknown_fields=True):
 
 
 class PlainTask(TaskSpec, frozen=True, forbid_unknown_fields=True):
-    """A task of known fields alone: none of its names can be one of them in another case."""
+    """A task with an id, of known fields alone: none of its names can be one of them in another case."""
 
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
     file_transfer: PlainTransfer | None = None
 
 
@@ -208,30 +210,30 @@ class NewTask(Struct, frozen=True, gc=False):
 def new_task(body: bytes | Raw) -> NewTask:
     """Checks one task as the Go agent would decode it. Raises: BadInput, naming the field."""
     try:
-        return _accepted(_plain_task(body), body)
-    except MALFORMED:  # whether that is a fault, and which, is found out the long way
-        return _odd_task(body)
-
-
-def _accepted(spec: TaskSpec, body: bytes | Raw) -> NewTask:
-    timeout_s = spec.timeout_sec
-    return NewTask(
-        checked_task_id(spec.id), bytes(body).decode(), min(timeout_s, 10**9) if timeout_s and timeout_s > 0 else 0
-    )
-
-
-def _odd_task(body: bytes | Raw) -> NewTask:
-    try:
-        bytes(body).decode()
-        spec = _task(body)
-        _check_names(_object(body), _TASK_FIELDS)
-        if spec.file_transfer is not None:
-            _check_names(_object(_object(body)["file_transfer"]), _TRANSFER_FIELDS)
+        json = bytes(body).decode()
     except UnicodeDecodeError:
         raise BadInput("body is not UTF-8") from None
+    try:
+        spec: TaskSpec = _plain_task(json)
+    except MALFORMED:  # whether that is a fault, and which, is found out the long way
+        spec = _odd_task(json)
+    return NewTask(checked_task_id(spec.id), json, _work_s(spec))
+
+
+def _work_s(spec: TaskSpec) -> int:
+    timeout_s = spec.timeout_sec
+    return min(timeout_s, 10**9) if timeout_s and timeout_s > 0 else 0
+
+
+def _odd_task(json: str) -> TaskSpec:
+    try:
+        spec = _task(json)
+        _check_names(_object(json), _TASK_FIELDS)
+        if spec.file_transfer is not None:
+            _check_names(_object(_object(json)["file_transfer"]), _TRANSFER_FIELDS)
     except MALFORMED as error:
         raise BadInput(fault(error)) from None
-    return _accepted(spec, body)
+    return spec
 
 
 def _check_names(names: dict[str, Raw], known: frozenset[str]) -> None:
@@ -245,8 +247,8 @@ def checked_task_id(task_id: str | None, field: str = "id") -> str:
     """This task id. Raises: BadInput unless it is 1 to 200 printable characters."""
     if not task_id:
         raise BadInput(f"{field}: required")
-    if len(task_id) > 200 or not task_id.isprintable():
-        raise BadInput(f"{field}: 1 to 200 printable characters")
+    if len(task_id) > MAX_ID_CHARS or not task_id.isprintable():
+        raise BadInput(f"{field}: 1 to {MAX_ID_CHARS} printable characters")
     return task_id
 
 
@@ -260,25 +262,34 @@ def new_tasks(body: bytes) -> list[NewTask]:
         raise BadInput("body: at least one task")
     if len(elements) > MAX_TASKS:
         raise BadInput(f"body: at most {MAX_TASKS} tasks")
-    specs = _plain_specs(body)
+    return _plain_batch(body, elements) or _odd_batch(elements)
+
+
+def _plain_batch(body: bytes, elements: list[Raw]) -> list[NewTask]:
+    """The tasks of a batch in which nothing needs a second look; none, when something does."""
+    try:
+        body.decode()
+        specs = _plain_tasks(body)
+    except MALFORMED:
+        return []
+    ids = {spec.id for spec in specs}
+    if len(ids) < len(specs) or not "".join(ids).isprintable():
+        return []
+    return [
+        NewTask(spec.id, bytes(element).decode(), _work_s(spec)) for spec, element in zip(specs, elements, strict=True)
+    ]
+
+
+def _odd_batch(elements: list[Raw]) -> list[NewTask]:
     tasks: dict[str, NewTask] = {}
     for index, element in enumerate(elements):
         try:
-            task = _accepted(specs[index], element) if specs else new_task(element)
+            task = new_task(element)
         except BadInput as error:
             raise BadInput(f"[{index}].{error}") from None
         if tasks.setdefault(task.id, task).json != task.json:
             raise BadInput(f"[{index}].id: twice in the batch, with different contents")
     return list(tasks.values())
-
-
-def _plain_specs(body: bytes) -> list[PlainTask]:
-    """The tasks of a batch, when all of them are plain."""
-    try:
-        body.decode()
-        return _plain_tasks(body)
-    except MALFORMED:
-        return []
 
 
 def decoded(kind: Any, body: bytes) -> Any:
