@@ -41,11 +41,12 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def worker() -> AsyncIterator[Worker]:
-    """A process that makes load, for as long as the block runs."""
+async def worker(apart_from: int = 0) -> AsyncIterator[Worker]:
+    """A process that makes load, for as long as the block runs. `apart_from`: the process that is measured; its CPU is left to it."""
     ours, theirs = socket.socketpair()
     try:
         command = (*programs.module_command("cluster.lab.bench.worker"), "--control-fd", str(theirs.fileno()))
+        command += ("--apart-from", str(apart_from))
         environ = programs.child_environ(os.environ, {})
         process = await spawn(Program("load", command, environ, (theirs.fileno(),)), tells_ready=False)
     finally:
@@ -130,8 +131,8 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def fleet(agents: int) -> AsyncIterator[Fleet]:
-    """Room for so many agents, none of which is connected yet."""
+async def fleet(agents: int, apart_from: int = 0) -> AsyncIterator[Fleet]:
+    """Room for so many agents, none of which is connected yet. `apart_from`: see `worker`."""
     async with contextlib.AsyncExitStack() as stack:
         count = -(-agents // AGENTS_A_WORKER)
-        yield Fleet([await stack.enter_async_context(worker()) for _ in range(count)])
+        yield Fleet([await stack.enter_async_context(worker(apart_from)) for _ in range(count)])

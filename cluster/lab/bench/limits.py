@@ -31,7 +31,7 @@ async def message_us(module: str, agents: int, kind: str, seconds: float, warm_s
     """CPU us a message and its ack, of a bare server: each agent has one under way. None when picows is not installed."""
     if module == PICOWS and not has_picows():
         return None
-    async with bare_server(module) as server, fleet(agents) as crowd:
+    async with bare_server(module) as server, fleet(agents, server.pid) as crowd:
         await crowd.grow(HOST, server.port, agents, registers=False)
         await crowd.flood(kind, warm_s)
         meter = server.meter()
@@ -43,7 +43,7 @@ async def heartbeats_cpu(agents: int, every_s: float, seconds: float) -> float |
     """CPU us a second and agent, of a picows server that reads heartbeats; None when it is not installed."""
     if not has_picows():
         return None
-    async with bare_server(PICOWS) as server, fleet(agents) as crowd:
+    async with bare_server(PICOWS) as server, fleet(agents, server.pid) as crowd:
         await crowd.grow(HOST, server.port, agents, registers=False, at_once=256)
         meter = server.meter()
         await crowd.pace("heartbeat", agents / every_s, seconds)
@@ -52,7 +52,7 @@ async def heartbeats_cpu(agents: int, every_s: float, seconds: float) -> float |
 
 async def request_us(connections: int, seconds: float, warm_s: float) -> float:
     """CPU us a POST, of a bare ASGI app under uvicorn, asked as the router is."""
-    async with bare_server(ASGI, is_router=True) as server, worker() as caller:
+    async with bare_server(ASGI, is_router=True) as server, worker(server.pid) as caller:
         await caller.do(
             "caller.open", host=HOST, port=server.port, secret=SECRET, ids=["bench"], connections=connections
         )

@@ -1,12 +1,13 @@
 """A process that makes load: `python -m cluster.lab.bench.worker --control-fd N`.
 
 Takes orders, one line of JSON each, over the socket it was given, one after the other, and answers each with a tally. Knows no scenario,
-and ends when its socket does. Runs nicer than nothing: what it costs is never what is measured.
+and ends when its socket does. What it costs is never what is measured: where there is another CPU, it leaves that of the measured process alone.
 """
 
 import argparse
 import asyncio
 import gc
+import os
 import resource
 import socket
 import sys
@@ -87,15 +88,25 @@ async def serve(control: socket.socket) -> None:
         await writer.drain()
 
 
+def _stay_apart(pid: int) -> None:
+    """Leaves the CPU of a process that stays on one, if there are others."""
+    if pid and hasattr(os, "sched_setaffinity"):
+        others = os.sched_getaffinity(0) - os.sched_getaffinity(pid)
+        os.sched_setaffinity(0, others or os.sched_getaffinity(0))
+
+
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--apart-from", type=int, default=0, help="the process whose CPU is left to it; 0 = none")
+    given = parser.parse_args()
+    _stay_apart(given.apart_from)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     gc.set_threshold(100_000, 50, 100)
     sys.setswitchinterval(0.0005)  # the thread that keeps the time is not to wait for the others
-    uvloop.run(serve(socket.socket(fileno=parser.parse_args().control_fd)))
+    uvloop.run(serve(socket.socket(fileno=given.control_fd)))
 
 
 if __name__ == "__main__":

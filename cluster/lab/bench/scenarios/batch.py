@@ -12,7 +12,7 @@ from cluster.lab.bench.steps import Step
 
 STEPS = 5
 TASKS = 100
-CALLS = 8  # connections; each has a hundred tasks under way
+CALLS = 16  # connections; each has a hundred tasks under way
 _IDS_A_RESULT = 2  # the message's and the task's
 
 
@@ -22,8 +22,11 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     step("bare ASGI")
     before_us = await limits.request_us(sizes.calls, sizes.window_s, sizes.warm_s)
     async with (
-        cluster_of(1) as stage, fleet(sizes.receivers) as crowd, worker() as caller, facts_of(stage.redis_url) as redis,
-    ):  # fmt: skip
+        cluster_of(1) as stage,
+        fleet(sizes.receivers, stage.pids["r1"]) as crowd,
+        worker(stage.pids["r1"]) as caller,
+        facts_of(stage.redis_url) as redis,
+    ):
         step("connecting")
         connected = await crowd.grow(HOST, stage.port, sizes.receivers)
         await opened(caller, stage, connected.ids, CALLS, TASKS)
@@ -65,7 +68,7 @@ async def _memory(found: Findings, redis: RedisFacts, crowd: Fleet, caller: Work
 
 
 async def _saturated(found: Findings, stage: Stage, crowd: Fleet, caller: Worker, sizes: Sizes) -> None:
-    await crowd.take_tasks(answers=True)
+    await crowd.take_tasks(answers=False)  # their ends are other scenarios'
     warm = await caller.do("caller.flood", seconds=sizes.warm_s)
     await crowd.arrivals(warm.done * TASKS)
     meter = stage.meter()

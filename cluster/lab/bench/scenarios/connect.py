@@ -41,7 +41,11 @@ async def run(sizes: Sizes, step: Step) -> Findings:
 async def _single(found: Findings, stage: Stage, sizes: Sizes, step: Step) -> float:
     """A node that does all of it, as on a machine of its own. Returns the memory of an idle agent, in KiB."""
     first, last = sizes.connects
-    async with fleet(last) as crowd, stage.single_node() as port, facts_of(stage.redis_url) as redis:
+    async with (
+        stage.single_node() as port,
+        fleet(last, stage.pids["single"]) as crowd,
+        facts_of(stage.redis_url) as redis,
+    ):
         redis_bytes = await redis.memory_bytes()
         step(f"{first} agents, one node")
         meter = stage.meter()

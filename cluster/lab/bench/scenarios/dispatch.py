@@ -18,7 +18,11 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     found = Findings("dispatch")
     step("bare ASGI")
     before_us = await limits.request_us(sizes.calls, sizes.window_s, sizes.warm_s)
-    async with cluster_of(1) as stage, fleet(sizes.receivers) as crowd, worker() as caller:
+    async with (
+        cluster_of(1) as stage,
+        fleet(sizes.receivers, stage.pids["r1"]) as crowd,
+        worker(stage.pids["r1"]) as caller,
+    ):
         step("XADD -> XREAD alone")
         hot = await limits.ping_pong(stage, sizes.pings)
         step("connecting")

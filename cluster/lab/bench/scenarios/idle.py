@@ -35,7 +35,7 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     """Measures it."""
     found = Findings("idle")
     few, crowd_size = sizes.few, sizes.crowd
-    async with cluster_of(1) as stage, fleet(crowd_size) as crowd, worker() as prober:
+    async with cluster_of(1) as stage, fleet(crowd_size, stage.pids["n1"]) as crowd, worker(stage.pids["n1"]) as prober:
         node = stage.pids["n1"]
         step("nobody connected")
         base = await _idle(stage, None, sizes.idle_s / 4)

@@ -17,7 +17,11 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     """Measures it."""
     found = Findings("logs")
     step("connecting")
-    async with cluster_of(1) as stage, fleet(sizes.agents) as crowd, facts_of(stage.redis_url) as redis:
+    async with (
+        cluster_of(1) as stage,
+        fleet(sizes.agents, stage.pids["n1"]) as crowd,
+        facts_of(stage.redis_url) as redis,
+    ):
         await crowd.grow(HOST, stage.port, sizes.agents)
         step("results")
         result = await flooded(stage, redis, crowd, sizes, "result")

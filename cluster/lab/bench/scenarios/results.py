@@ -47,7 +47,11 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     step("a node without Redis")
     bare = await limits.message_us(limits.NO_REDIS, sizes.agents, "result", sizes.window_s, sizes.warm_s) or 0.0
     step("connecting")
-    async with cluster_of(1) as stage, fleet(sizes.agents) as crowd, facts_of(stage.redis_url) as redis:
+    async with (
+        cluster_of(1) as stage,
+        fleet(sizes.agents, stage.pids["n1"]) as crowd,
+        facts_of(stage.redis_url) as redis,
+    ):
         await crowd.grow(HOST, stage.port, sizes.agents)
         step("full batches")
         full = await flooded(stage, redis, crowd, sizes, "result")
