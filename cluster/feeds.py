@@ -23,6 +23,8 @@ from cluster.scripts import packed
 GENERATION_MS = 3_600_000  # message ids are remembered for one to two of these
 CALL_LINES = 1000  # log lines that one call of the script writes
 EXECUTION_MS = 24 * 3_600_000
+_HASH_BYTES = 8
+_BLANK = blake2b(digest_size=_HASH_BYTES)  # to be copied: a new one costs five times as much
 
 
 class ResultEntry(Struct, frozen=True, array_like=True, gc=False):
@@ -117,7 +119,9 @@ def result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
 
 def _hash(*parts: str) -> str:
     """63 bits of a message's identity, in decimal: Redis keeps such members as integers."""
-    return str(int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest()) >> 1)
+    state = _BLANK.copy()
+    state.update("\0".join(parts).encode())
+    return str(int.from_bytes(state.digest()) >> 1)
 
 
 def end_mark(agent_id: str, task_id: str) -> str:

@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -236,8 +236,7 @@ class Uplink:
 
     def put_log(self, session: Session, message_id: str, task_id: str, lines: list[LogLine]) -> None:
         """A log message."""
-        now_s = str(self._now_ms() // 1000)
-        fields = list(_line_fields(session.agent_id, message_id, task_id, lines, now_s))
+        fields = _line_fields(session.agent_id, message_id, task_id, lines, self._now_ms)
         size = sum([ITEM_BYTES + len("".join(pairs)) for pairs in fields])
         self.logs.put(LogItem(session, message_id, task_id, fields, size))
 
@@ -326,22 +325,25 @@ def _remember_open(session: Session, task_id: str) -> None:
 
 
 def _line_fields(
-    agent_id: str, message_id: str, task_id: str, lines: Sequence[LogLine], now_s: str
-) -> Iterator[list[str]]:
+    agent_id: str, message_id: str, task_id: str, lines: Sequence[LogLine], now_ms: Callable[[], int]
+) -> list[list[str]]:
     """The entries of the log feed, flat. To the field: the contract."""
-    _, task_host = messages.execution_of(task_id)
     execution = task_id.partition("_")[0]
+    entries: list[list[str]] = []
     for line in lines:
         fields = [
             "execution_id", execution, "task_id", task_id, "agent_id", agent_id, "content", line.content or "",
-            "timestamp", str(line.timestamp or now_s), "message_id", message_id,
+            "timestamp", str(line.timestamp or now_ms() // 1000), "message_id", message_id,
         ]  # fmt: skip
         if line.stream:
             fields += ("stream", line.stream)
         if line.level:
             fields += ("level", line.level)
-        if line.host_id or task_host != "0":
-            fields += ("host_id", str(line.host_id or task_host))
+        if line.host_id:
+            fields += ("host_id", str(line.host_id))
+        elif (task_host := messages.execution_of(task_id)[1]) != "0":
+            fields += ("host_id", task_host)
         if line.host_name:
             fields += ("host_name", line.host_name)
-        yield fields
+        entries.append(fields)
+    return entries
