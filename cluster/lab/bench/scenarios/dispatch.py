@@ -1,4 +1,4 @@
-"""`dispatch`: a task from its POST to its agent: what it costs at saturation, how long it takes below it (open loop)."""
+"""`dispatch`: a task from its POST to its agent: what it costs at saturation, how long it takes below it (open loop). Ends are `roundtrip`'s."""
 
 from cluster.lab.bench import limits
 from cluster.lab.bench.crew import Fleet, Worker, fleet, worker
@@ -27,7 +27,7 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         hot = await limits.ping_pong(stage, sizes.pings)
         step("connecting")
         connected = await crowd.grow(HOST, stage.port, sizes.receivers)
-        await crowd.take_tasks(answers=True)
+        await crowd.take_tasks(answers=False)
         await opened(caller, stage, connected.ids, sizes.calls)
         step("saturation")
         full = await _saturated(found, stage, crowd, caller, sizes)
@@ -75,8 +75,8 @@ async def _saturated(found: Findings, stage: Stage, crowd: Fleet, caller: Worker
     done = max(1, tally.done)
     found.read("tasks/s at saturation", tally.per_s, "/s")
     found.read("CPU a POST, router", spent_s["r1"] * 1e6 / done, "us")
-    found.read("CPU a task and its end, node", spent_s["n1"] * 1e6 / done, "us")
-    found.read("CPU a task and its end, Redis", spent_s["redis"] * 1e6 / done, "us")
+    found.read("CPU a task, node", spent_s["n1"] * 1e6 / done, "us")
+    found.read("CPU a task, Redis", spent_s["redis"] * 1e6 / done, "us")
     found.read("POSTs refused at saturation", tally.failed, "")
     found.read("tasks lost at saturation", arrived.failed, "")
     return tally

@@ -23,13 +23,17 @@ async def run(sizes: Sizes, step: Step) -> Findings:
         await reader.do("feed.begin", url=stage.redis_url, feed=FEED)
         await opened(caller, stage, connected.ids, sizes.calls)
         step("saturation")
+        meter = stage.meter()
         posted = await caller.do("caller.flood", seconds=sizes.window_s)
         ended = await reader.do("feed.ends", expected=posted.done)
+        spent_s = meter.spent_s()
         for share in SHARES:
             step(f"open loop, {share:.0%}")
             paced = await caller.do("caller.pace", per_s=max(1.0, posted.per_s * share), seconds=sizes.window_s)
             late[share] = await reader.do("feed.ends", expected=paced.done)
     found.read("tasks/s at saturation", posted.per_s, "/s")
+    for name, process in (("node", "n1"), ("Redis", "redis")):
+        found.read(f"CPU a task and its end, {name}", spent_s[process] * 1e6 / max(1, posted.done), "us")
     found.read("tasks without an end in the feed", ended.failed + sum(tally.failed for tally in late.values()), "")
     for share, tally in late.items():
         for name, part in PERCENTILES:

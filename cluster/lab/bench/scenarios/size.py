@@ -14,7 +14,7 @@ from cluster.keys import RECORD_MS
 from cluster.lab.bench.findings import Chart, Findings
 from cluster.settings import Settings
 
-NEEDS = ("connect", "idle", "logs", "dispatch", "batch")
+NEEDS = ("connect", "idle", "logs", "dispatch", "roundtrip", "batch")
 _BUSY = 0.6
 _OPEN_S = 60  # how long a task is taken to be open
 _PROCESS_MIB = 48  # of a node or router without agents
@@ -44,7 +44,7 @@ class _Cpu(Struct, frozen=True):
 def answer(wanted: Wanted, measured: Mapping[str, Findings]) -> Findings:
     """The plan. `measured` has what NEEDS names."""
     found = Findings("size")
-    idle, tasks, logs = measured["idle"], measured["dispatch"], measured["logs"]
+    idle, tasks, logs = measured["idle"], measured["roundtrip"], measured["logs"]
     node = _Cpu(
         max(0.0, wanted.agents * idle.value("CPU an idle agent, node")) / 1e6,
         wanted.tasks_per_s * tasks.value("CPU a task and its end, node") / 1e6,
@@ -55,7 +55,7 @@ def answer(wanted: Wanted, measured: Mapping[str, Findings]) -> Findings:
         wanted.tasks_per_s * tasks.value("CPU a task and its end, Redis") / 1e6,
         wanted.lines_per_s * logs.value("CPU a line, Redis, one a message") / 1e6,
     )
-    router = wanted.tasks_per_s * tasks.value("CPU a POST, router") / 1e6
+    router = wanted.tasks_per_s * measured["dispatch"].value("CPU a POST, router") / 1e6
     per_node = Settings().agent.max_connections
     nodes = max(1, math.ceil(node.whole / _BUSY), math.ceil(wanted.agents / per_node))
     for name, value in (

@@ -84,7 +84,8 @@ def measured() -> dict[str, Findings]:
     numbers = {
         "connect": {"memory an idle agent, node": 4.0, "Redis memory an agent": 1024.0},
         "idle": {"CPU an idle agent, node": 2.0, "CPU an idle agent, Redis": 1.0},
-        "dispatch": {"CPU a task and its end, node": 200.0, "CPU a task and its end, Redis": 200.0, "CPU a POST, router": 300.0},
+        "dispatch": {"CPU a POST, router": 300.0},
+        "roundtrip": {"CPU a task and its end, node": 200.0, "CPU a task and its end, Redis": 200.0},
         "logs": {
             "CPU a line, node, one a message": 50.0, "CPU a line, Redis, one a message": 40.0, "Redis memory a line": 200.0,
             "Redis memory a deduplicated line": 10.0,
