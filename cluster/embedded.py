@@ -5,6 +5,8 @@ Owns that folder and the choice of the port. Must not know what is stored, nor w
 - What a newer Redis wrote is not opened by an older one: 6.2 does not see the files of 7.0 and would begin empty.
 - What was acknowledged survives the death of any process: append-only file, synced every second, nothing evicted.
 - It listens on loopback only, on 6379 or the next free port, and on the same one after a restart, if that is still free.
+- It listens on a Unix socket in its folder too, for whoever runs us: the same work over one costs both sides a quarter less than over
+  loopback. Where that path is too long for one, there is none.
 
 | file | holds |
 | --- | --- |
@@ -12,6 +14,7 @@ Owns that folder and the choice of the port. Must not know what is stored, nor w
 | `appendonly.aof` (6.2), `appendonlydir/` (7.0) | the data |
 | `embedded.json` | the version that wrote it, and the port |
 | `lock` | locked while in use |
+| `redis.sock` | where the processes of this machine reach it |
 """
 
 import asyncio
@@ -22,6 +25,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -41,6 +45,7 @@ _SILENCE_S = 10.0
 _WORD_S = 2.0
 _PROBE_S = 1.0
 _POLL_S = 0.01
+_LONGEST_PATH_BYTES = 100  # sockaddr_un has room for 107
 _ROOM_BYTES = 64 * 1024  # what must be writable before Redis is started
 _LONGEST_LOG_BYTES = 16 * 1024 * 1024
 _LOG_PREFIX = re.compile(r"^\d+:\w \S+ \S+ \S+ \S+ [.\-*#] ")
@@ -78,6 +83,11 @@ class EmbeddedRedis:
     def url(self) -> str:
         """Where it listens, once it was started; the same for as long as this object lives."""
         return f"redis://{_HOST}:{self.port}/0"
+
+    @property
+    def local_url(self) -> str:
+        """The same for processes of ours: its Unix socket, if it has one."""
+        return local_url(self._data_dir, self.url)
 
     async def start(self) -> Process:
         """Starts it and returns when it has loaded its data and answers. Call again after it ended.
@@ -188,7 +198,9 @@ class EmbeddedRedis:
         raise StartError(f"Redis does not start: {self._why(process, log_begins)} (see {self._log})")
 
     def _program(self, port: int) -> Program:
-        options = (*_RULES, ("port", str(port)), ("dir", str(self._folder)), ("logfile", str(self._log)))
+        options = [*_RULES, ("port", str(port)), ("dir", str(self._folder)), ("logfile", str(self._log))]
+        if path := _socket_path(self._data_dir):
+            options += [("unixsocket", path), ("unixsocketperm", "700")]
         arguments = (part for name, value in options for part in (f"--{name}", value))
         return Program("redis", (self._binary.path, *arguments), os.environ, (self._lock,))
 
@@ -237,6 +249,18 @@ def running_url(data_dir: Path) -> str:
     except OSError as error:
         raise StartError(f"the data directory {data_dir} cannot be read: {error.strerror or error}") from error
     raise StartError(f"no Redis is configured, and the one of the data directory {data_dir} does not run")
+
+
+def local_url(data_dir: Path, url: str) -> str:
+    """How processes of this machine and user best reach the Redis of a data directory, whose `url` is known."""
+    path = _socket_path(data_dir)
+    return f"unix://{quote(path)}" if path else url
+
+
+def _socket_path(data_dir: Path) -> str:
+    """Nothing, where it would be too long."""
+    path = str(data_dir.absolute() / "redis" / "redis.sock")
+    return path if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES else ""
 
 
 def _recalled(folder: Path) -> _State:

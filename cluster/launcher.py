@@ -184,7 +184,7 @@ class Launcher:
         self._redis = Child("redis", embedded.start, self._timing.pace)
         self._redis.begin()
         await self._redis.until_ready()
-        return ("redis", self._redis.pid_text, "-", embedded.url), programs.how_to_reach(embedded.url, redis)
+        return ("redis", self._redis.pid_text, "-", embedded.url), programs.how_to_reach(embedded.local_url, redis)
 
     async def _await_configured(self, redis: Redis) -> None:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from tests.contract.gateway import Agent, Gateway, new_task_id
 from tests.support.cluster_process import ClusterProcess
@@ -27,22 +26,15 @@ def memory_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
-def descriptors(pid: int, redis_port: int) -> int:
-    """How many it holds now; its connections to Redis are not counted, of which a pool keeps as many as were needed once."""
+def descriptors(pid: int) -> int:
+    """How many it holds now, but for Unix sockets: its connections to Redis, of which a pool keeps as many as were needed once."""
     links = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
             links.append(str(link.readlink()))
-    pool = sockets_to(redis_port)
+    rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    pool = {f"socket:[{row[6]}]" for row in rows}
     return sum(link not in pool for link in links)
-
-
-def sockets_to(port: int) -> set[str]:
-    """TCP connections of this machine to a port of it, as links of descriptors name them."""
-    rows = (
-        line.split(maxsplit=10) for line in Path("/proc/net/tcp").read_text().splitlines() if f":{port:04X} " in line
-    )
-    return {f"socket:[{row[9]}]" for row in rows if row[2].endswith(f":{port:04X}")}
 
 
 class Besieged:
@@ -52,7 +44,6 @@ class Besieged:
         self.cluster = ClusterProcess(folder, nodes=1, config={"logging": {"level": "warn"}, **config})
         self.gateway = Gateway(self.cluster)
         self._pids: dict[str, int] = {}
-        self._redis_port = 0
         self.grown_mib: dict[str, int] = {}  # at the most, in the last attack
 
     @property
@@ -65,7 +56,7 @@ class Besieged:
 
     def descriptors(self) -> dict[str, int]:
         """The same of descriptors."""
-        return {name: descriptors(pid, self._redis_port) for name, pid in self._pids.items()}
+        return {name: descriptors(pid) for name, pid in self._pids.items()}
 
     def _found(self) -> dict[str, int]:
         return {**self.cluster.nodes(), **self.cluster.routers()}
@@ -101,7 +92,6 @@ class Besieged:
         await self.cluster.__aenter__()
         await self.cluster.wait_ready(60.0)
         self._pids = self._found()
-        self._redis_port = urlsplit(self.gateway.redis_url).port or 0
         async with Witness(self.gateway) as witness:  # what a process makes once is there from now on
             await witness.has_worked()
         return self

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from cluster import ports, programs
-from cluster.embedded import running_url
+from cluster.embedded import local_url, running_url
 from cluster.errors import StartError
 from cluster.lab.bench.meter import Meter
 from cluster.process import Process, Program, dies_with, spawn
@@ -34,12 +34,9 @@ class Stage:
         self._config = config
         self.port = port
         self.pids = dict(pids)
-        self.redis_url = running_url(folder / "data")
-
-    @property
-    def redis_port(self) -> int:
-        """Where its Redis listens, on loopback."""
-        return int(self.redis_url.rpartition(":")[2].partition("/")[0])
+        url = running_url(folder / "data")
+        self.redis_port = int(url.rpartition(":")[2].partition("/")[0])  # on loopback
+        self.redis_url = local_url(folder / "data", url)  # as its processes reach it
 
     @property
     def nodes(self) -> list[str]:

@@ -5,16 +5,19 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from cluster import config, programs, settings
 from cluster.embedded import EmbeddedRedis, running_url
 from cluster.errors import StartError
 from cluster.process import Process
 from cluster.redis_binary import Binary, find_binary
+from cluster.redis_client import Store
 from tests.support.eventually import eventually, eventually_blocking
 from tests.support.ports import free_port
 from tests.support.redis_server import Version, binary
@@ -85,6 +88,39 @@ async def test_it_keeps_what_it_acknowledged_and_serves_this_machine_alone(
         assert {name: said(redis, "CONFIG", "GET", name)[1] for name in wanted} == wanted
         assert set(said(redis, "CONFIG", "GET", "notify-keyspace-events")[1]) == set("xE")
     assert (data_dir / "redis").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_processes_of_its_user_reach_it_by_a_socket_in_its_folder(
+    data_dir: Path, first_port: int, version: Version
+) -> None:
+    redis = EmbeddedRedis(data_dir, of(version), first_port)
+    socket_path = data_dir / "redis" / "redis.sock"
+    for _ in range(2):  # the second time where one that was killed has left its socket
+        async with running(redis) as process:
+            assert redis.local_url == f"unix://{socket_path}"
+            assert stat.S_IMODE(socket_path.stat().st_mode) == 0o700
+            store = Store(settings.Redis(enabled=True, url=redis.local_url))
+            assert await store.ask(("PING",)) == [b"PONG"]
+            await store.close()
+            await process.kill()
+
+
+async def test_a_folder_too_deep_for_a_socket_is_reached_by_its_port(tmp_path: Path, first_port: int) -> None:
+    redis = EmbeddedRedis(tmp_path / ("d" * 100), of("7.0"), first_port)
+    async with running(redis):
+        assert redis.local_url == redis.url
+        assert said(redis, "PING") == ["+PONG"]
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b?c%20", "caf\u00e9"])
+async def test_a_folder_of_any_name_has_a_socket(tmp_path: Path, first_port: int, name: str) -> None:
+    redis = EmbeddedRedis(tmp_path / name, of("6.2"), first_port)
+    async with running(redis):
+        loaded = config.load(None, environ={}, flags=programs.how_to_reach(redis.local_url, settings.Redis()))
+        store = Store(loaded.settings.redis)
+        assert await store.ask(("PING",)) == [b"PONG"]
+        await store.close()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

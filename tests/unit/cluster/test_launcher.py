@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.embedded import local_url
 from tests.support.eventually import eventually_blocking
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
@@ -87,7 +88,7 @@ class Start:
     def events(self, what: str = "", name: str = "") -> list[Event]:
         lines = (self.folder / "events").read_text().splitlines()
         found = [Event(line) for line in lines]
-        return [event for event in found if what in event.what and name in event.name]
+        return [event for event in found if event.what.startswith(what) and name in event.name]
 
     def pids(self) -> dict[str, int]:
         """Its children by name: those that the kernel knows, not those that it printed."""
@@ -154,8 +155,9 @@ def test_children_get_the_port_and_the_embedded_redis_by_their_environment(start
     start.port = 0
     start.ready()
     port = int(start.out().rpartition(":")[2])
-    told = {event.what for event in start.events("redis ")}
-    assert told == {f"port {port} redis redis://127.0.0.1:{start.redis_port}/0"}
+    told = {event.what for event in start.events("port ")}
+    redis = local_url(start.folder / "data", f"redis://127.0.0.1:{start.redis_port}/0")
+    assert told == {f"port {port} redis {redis}"}
 
 
 def test_an_admin_port_that_is_taken_gives_way_to_a_free_one(start: Start) -> None:
