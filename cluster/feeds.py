@@ -10,9 +10,11 @@ Owns the feeds, what keeps their entries unique, and an execution's progress; kn
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from cluster import messages, settings, task_trail
 from cluster.ends import Ends
@@ -111,10 +113,10 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def result_item(entry: ResultEntry) -> tuple[str, str, str, str, ResultEntry]:
+def result_values(entry: ResultEntry) -> tuple[object, ...]:
     """What a script that appends is told of it: see _append_results.lua."""
     message = "" if entry.is_end else _hash("m", entry.agent_id, entry.message_id)
-    return message, end_mark(entry.agent_id, entry.task_id), *messages.execution_of(entry.task_id), entry
+    return message, end_mark(entry.agent_id, entry.task_id), *messages.execution_of(entry.task_id), *astuple(entry)
 
 
 def _hash(*parts: str) -> str:
@@ -154,6 +156,17 @@ def _calls_of(slices: Iterable[LogSlice]) -> Iterator[list[LogSlice]]:
         yield call
 
 
+def _log_values(call: Iterable[LogSlice]) -> list[str | int]:
+    """What the script that appends is told, all in one list: see append_logs.lua."""
+    values: list[str | int] = []
+    for identity, lines in call:
+        values += (identity, sum(map(len, lines)) + len(lines))
+        for line in lines:
+            values.append(len(line))
+            values += line
+    return values
+
+
 class Feeds:
     """Appends to the four feeds, and pays what is owed to them."""
 
@@ -172,10 +185,10 @@ class Feeds:
         """Writes results; those that are there already, or come after their task's end, are left out. Raises: StoreUnavailable."""
         if not self.results.enabled or not entries:
             return
-        items = [result_item(entry) for entry in entries]
+        values = list(chain.from_iterable(map(result_values, entries)))
         with self._store.of_feed(self.results.key):
             written = await self._store.run(
-                "append_results", self.result_keys, packed(items), GENERATION_MS, EXECUTION_MS
+                "append_results", self.result_keys, packed(values), GENERATION_MS, EXECUTION_MS
             )
         self.note_written(entries, int(written))
 
@@ -210,7 +223,7 @@ class Feeds:
         with self._store.of_feed(self.logs.key):
             for items in _calls_of(_slices_of(messages_)):
                 keys = self._seen_keys(self.logs.key)
-                written = await self._store.run("append_logs", keys, packed(items), GENERATION_MS)
+                written = await self._store.run("append_logs", keys, packed(_log_values(items)), GENERATION_MS)
                 self.ends.note_logs(len(items) - int(written))
 
     def _seen_keys(self, feed: str) -> list[str]:

@@ -14,7 +14,7 @@ An agent belongs to a shard, a hash of its id; the keys of a shard carry one has
 | `<p>{s}:mail:<id>` | zset | while tasks are open | task id -> sequence: what has not ended, in order |
 | `<p>{s}:cancels:<id>` | zset | while they are open | task id -> number of the cancel: what is to be told to every session |
 | `<p>{s}:task:<id>:<task>` | hash | while open or owed, then 25 h | one task's record |
-| `<p>{s}:strangers:<id>` | string, PX | 25 h | how often it spoke of tasks that nobody knows |
+| `<p>{s}:strangers` | hash, PX | 25 h | agent id -> how often it spoke of tasks that nobody knows |
 | `<p>{s}:due` | zset | - | `<id>:<task>` -> ms at which it must have ended |
 | `<p>{s}:pending` | zset | - | agent id -> ms since when, at the earliest, a task waits that was never handed out (see oldest.lua) |
 | `<p>{s}:unfed` | hash | - | message id -> entry owed to a feed |
@@ -50,11 +50,11 @@ class Keys:
         return crc32(agent_id.encode()) % self.shards if self.shards > 1 else 0
 
     def in_shard(self, shard: int, name: str) -> str:
-        """A key of a shard: `owners`, `agents`, `deadlines`, `due`, `pending`, `unfed`, `ledger`, or the head of a per-agent key."""
+        """A key of a shard: `owners`, `agents`, `deadlines`, `due`, `pending`, `unfed`, `strangers`, `ledger`, or the head of a per-agent key."""
         return self._tags[shard] + name
 
     def of_agent(self, name: str, agent_id: str) -> str:
-        """A key of one agent: `agent`, `lease`, `mail`, `cancels` or `strangers`."""
+        """A key of one agent: `agent`, `lease`, `mail` or `cancels`."""
         return f"{self._tags[self.shard(agent_id)]}{name}:{agent_id}"
 
     def task(self, agent_id: str, task_id: str) -> str:

@@ -12,9 +12,11 @@ Owns the keys `mail`, `task`, `due`; knows nothing of sockets. Rules, by the nam
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from cluster import settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
@@ -230,12 +232,13 @@ class Mailbox:
         return await by_shard(self._keys, said, lambda item: item.agent_id, self._settle)
 
     async def _settle(self, shard: int, said: list[Said]) -> list[int]:
-        return list(await self._store.run("settle", self.settle_keys(shard), packed(said), STRANGERS, RECORD_MS))
+        values = list(chain.from_iterable(map(astuple, said)))
+        return list(await self._store.run("settle", self.settle_keys(shard), packed(values), STRANGERS, RECORD_MS))
 
     def settle_keys(self, shard: int) -> list[str]:
         """The keys of a script that settles: first those of mailboxes, last the books."""
-        stems = ("mail:", "cancels:", "task:", "strangers:")
-        return [self._keys.in_shard(shard, name) for name in ("unfed", "due", *stems, "ledger")]
+        names = ("unfed", "due", "mail:", "cancels:", "task:", "strangers", "ledger")
+        return [self._keys.in_shard(shard, name) for name in names]
 
     async def cancel(self, agent_id: str, task_ids: Sequence[str]) -> list[Cancelled]:
         """Ends what was never sent, remembers the wish for what was. Raises: StoreUnavailable."""

@@ -12,14 +12,15 @@ Owns in how many steps that is done; knows neither sessions nor acks. Rules:
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from cluster import reasons
 from cluster.errors import FeedBlocked, StoreUnavailable
-from cluster.feeds import EXECUTION_MS, GENERATION_MS, Feeds, ResultEntry, result_item
+from cluster.feeds import EXECUTION_MS, GENERATION_MS, Feeds, ResultEntry, result_values
 from cluster.keys import RECORD_MS
 from cluster.mailbox import APPEND, APPEND_ALONE, STRANGERS, WRITTEN_BEFORE, Mailbox, Said
 from cluster.redis_client import Store
@@ -64,7 +65,7 @@ class Outcomes:
     async def _in_a_step(self, told: Sequence[Told], *, is_again: bool) -> list[int]:
         *of_mailboxes, ledger = self._mailbox.settle_keys(0)
         keys = [*of_mailboxes, *self._feeds.result_keys, ledger]
-        arg = packed([_item(item) for item in told])
+        arg = packed(list(chain.from_iterable(map(_values, told))))
         with self._store.of_feed(self._feeds.results.key):
             reply: list[int] = await self._store.run(
                 "tell", keys, arg, STRANGERS, RECORD_MS, GENERATION_MS, EXECUTION_MS
@@ -104,10 +105,11 @@ def is_written(told: Told, verdict: int) -> bool:
     return told.kind != "life" and verdict in (APPEND, APPEND_ALONE)
 
 
-def _item(told: Told) -> tuple[object, ...]:
+def _values(told: Told) -> tuple[object, ...]:
     if told.kind == "life":
-        return ("", "", "0", "0", told.entry, told.kind, "")
-    return (*result_item(told.entry), told.kind, reasons.short(told.entry.error_msg) if told.entry.error_msg else "")
+        return ("", "", "0", "0", *astuple(told.entry), told.kind, "")
+    why = reasons.short(told.entry.error_msg) if told.entry.error_msg else ""
+    return (*result_values(told.entry), told.kind, why)
 
 
 def said(told: Told) -> Said:

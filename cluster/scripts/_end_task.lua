@@ -8,25 +8,38 @@
 local LOOKED_AT = {'state', 'by', 'ended', 'sum', 'answer', 'created', 'sent', 'attempts', 'cancel'}
 local function look(record) return redis.call('HMGET', record, unpack(LOOKED_AT)) end
 local now_text = int(now_ms)
+-- Most mailboxes lose one task a batch: a name is a name, several are a list.
 local left = {}
 local function gone(key, member)
-  left[key] = left[key] or {}
-  table.insert(left[key], member)
+  local before = left[key]
+  if not before then left[key] = member
+  elseif type(before) == 'string' then left[key] = {before, member}
+  else before[#before + 1] = member end
 end
 local function close_ends()
-  for key, members in pairs(left) do in_slices(members, function(...) redis.call('ZREM', key, ...) end) end
+  for key, members in pairs(left) do
+    if type(members) == 'string' then redis.call('ZREM', key, members)
+    else in_slices(members, function(...) redis.call('ZREM', key, ...) end) end
+  end
   close_books()
+end
+-- What outlives the task, in the place where that of the task before was: of all of a batch it is one list.
+local kept, size = {'state', '', 'by', '', 'ended', now_text}, 6
+local function keep(name, value)
+  kept[size + 1], kept[size + 2] = name, value
+  size = size + 2
 end
 local function end_task(unfed, due, mail, cancels, record, r, agent, task, status, by, entry, exit_code, error_msg, error_code)
   if entry ~= '' then book('owed', redis.call('HSET', unfed, 'r:' .. agent .. ':' .. task, entry)) end
-  local kept = {'state', status, 'by', by, 'ended', now_text}
-  local function keep(name, value) kept[#kept + 1] = name kept[#kept + 1] = value end
-  for i = 4, #LOOKED_AT do if r[i] then keep(LOOKED_AT[i], r[i]) end end
+  kept[2], kept[4], size = status, by, 6
+  if r[1] then
+    for i = 4, 9 do if r[i] then keep(LOOKED_AT[i], r[i]) end end
+  end
   if exit_code ~= '0' or status ~= 'success' then keep('exit_code', exit_code) end
   if error_msg ~= '' then keep('error_msg', error_msg) end
   if error_code ~= '0' then keep('error_code', error_code) end
   if r[1] then redis.call('DEL', record) end
-  redis.call('HSET', record, unpack(kept))
+  redis.call('HSET', record, unpack(kept, 1, size))
   if r[1] then
     book('ended', 1)
     gone(mail, task)

@@ -5,9 +5,9 @@
 --@include _slices
 local feed, clock, sets, executions = KEYS[1], KEYS[2], {KEYS[3], KEYS[4]}, KEYS[5]
 local generation_ms, execution_ms = tonumber(ARGV[2]), ARGV[3]
+local items, WIDTH = cmsgpack.unpack(ARGV[1]), 18
 --@include _append_results
-local items = cmsgpack.unpack(ARGV[1])
-see(items)
-for _, m in ipairs(items) do append(m) end
+see()
+for at = 0, #items - 1, WIDTH do append(at) end
 close_feed()
 return #new

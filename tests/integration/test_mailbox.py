@@ -23,6 +23,7 @@ from cluster.mailbox import (
     Delivery,
     Post,
     Resumed,
+    Said,
     Take,
 )
 from cluster.messages import NewTask
@@ -852,13 +853,31 @@ async def test_of_too_many_tasks_that_nobody_knows_results_are_written_and_leave
     assert await core.ends() == {task_id: ["success"] for task_id in said_of}
     assert [bool(await core.record(holder.agent_id, task_id)) for task_id in said_of] == [True] * 3 + [False] * 2
     assert await core.owed(holder.agent_id) == {}
-    counter = core.keys.of_agent("strangers", holder.agent_id)
+    counter = core.keys.in_shard(core.keys.shard(holder.agent_id), "strangers")
     assert RECORD_MS - 60_000 < await core.redis.pttl(counter) <= RECORD_MS
     await core.post(holder.agent_id, "known")
     assert await core.settle(holder.agent_id, "known") == APPEND
     assert await core.settle(other.agent_id, "t1") == APPEND
     await core.redis.delete(counter)
     assert await core.settle(holder.agent_id, "later") == APPEND
+
+
+async def test_who_speaks_of_unknown_tasks_later_does_not_prolong_the_time_in_which_it_is_counted(
+    make_core: MakeCore,
+) -> None:
+    core = await make_core(shards=1)
+    first, other = await core.connected(), await core.connected("token-2")
+    assert await core.settle(first.agent_id, "t1") == APPEND
+    counter = core.keys.in_shard(0, "strangers")
+    assert await core.redis.pexpire(counter, 60_000)
+    said = [
+        Said(agent_id, task_id, "progress", "running")
+        for agent_id, task_id in ((first.agent_id, "t2"), (other.agent_id, "t1"), (first.agent_id, "t3"))
+    ]
+    assert await core.mailbox.settle(said) == [APPEND] * 3
+    assert await core.mailbox.settle([Said(other.agent_id, "t2", "progress", "running")]) == [APPEND]
+    assert 0 < await core.redis.pttl(counter) <= 60_000
+    assert await core.redis.hgetall(counter) == {first.agent_id: "3", other.agent_id: "2"}
 
 
 async def lost(core: Core, agent_id: str, task_id: str) -> int:

@@ -58,7 +58,7 @@ def _acks_early(_: Sequence[str]) -> None:
 def _ends_twice(_: Sequence[str]) -> None:
     _rewrite(
         ("tell", "local open = state", "local open = true or state"),
-        ("tell", "ENDED[state] and m[2] or m[1]", "e[12]"),  # the message id
+        ("tell", "ENDED[state] and task or items[at + 1]", "items[at + 16]"),  # the message id
     )
 
 
