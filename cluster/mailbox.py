@@ -176,7 +176,9 @@ class Mailbox:
     ) -> list[Accepted | UnknownAgent | MailboxFull | TaskConflict]:
         names = ("owners", "due", "agent:", "mail:", "task:", "pending", "ledger")
         keys = [self._keys.in_shard(shard, name) for name in names]
-        arg = packed([(post.agent_id, post.batch, [_accepted_form(task) for task in post.tasks]) for post in posts])
+        arg = packed(
+            [(post.agent_id, post.batch, *chain.from_iterable(map(_accepted_form, post.tasks))) for post in posts]
+        )
         replies = await self._store.run("enqueue", keys, arg, self._ttl_ms, self._config.max_open, behind=behind(posts))
         return [self._answer(reply) for reply in replies]
 

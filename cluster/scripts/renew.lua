@@ -5,10 +5,12 @@
 --         else 1 * (mail never sent) + 2 * (new cancels)
 --@include _time
 --@include _slices
+local items = cmsgpack.unpack(ARGV[1])
+--@include _owners
 local out, deadlines = {}, {}
-for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
+for i, m in ipairs(items) do
   local lease, mail, agent = KEYS[3 * i], KEYS[1 + 3 * i], KEYS[2 + 3 * i]
-  local owner = redis.call('HGET', KEYS[1], m[1])
+  local owner = owners[m[1]]
   if owner == m[2] then
     local left = ARGV[2] - m[3]
     if left > 0 then

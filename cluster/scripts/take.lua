@@ -8,9 +8,14 @@
 -- ms of its acceptance, task, seq, ...}
 -- The cursor passes what needs no handing out (a sign of life came first); else a caller would be told of more at the same place, for ever.
 --@include _time
+--@include _slices
+local items = cmsgpack.unpack(ARGV[1])
+--@include _owners
 local room, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+-- What is one key for all agents is written once.
+local dues, emptied = {}, {}
 local function hand_out(out, m, stem, waiting, epoch, incarnation)
-  local batch, last = '', 0
+  local batch, last, sent, n = '', 0, int(now_ms), #out
   for i = 1, #waiting, 2 do
     local task, record = waiting[i], stem .. waiting[i]
     local r = redis.call('HMGET', record, 'state', 'epoch', 'json', 'batch', 'work', 'created')
@@ -19,11 +24,13 @@ local function hand_out(out, m, stem, waiting, epoch, incarnation)
       break
     end
     if r[1] == 'pending' then
-      redis.call('HSET', record, 'state', 'sent', 'epoch', epoch, 'incarnation', incarnation, 'attempts', '1', 'sent', int(now_ms))
-      redis.call('ZADD', KEYS[2], now_ms + r[5] + ARGV[4], m[1] .. ':' .. task)
+      redis.call('HSET', record, 'state', 'sent', 'epoch', epoch, 'incarnation', incarnation, 'attempts', '1', 'sent', sent)
+      dues[#dues + 1] = int(now_ms + r[5] + ARGV[4])
+      dues[#dues + 1] = m[1] .. ':' .. task
     end
     if r[1] == 'pending' or r[1] == 'sent' and r[2] == epoch then
-      for _, v in ipairs({task, waiting[i + 1], r[4], r[3], r[6] or '0'}) do out[#out + 1] = v end
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = task, waiting[i + 1], r[4], r[3], r[6] or '0'
+      n = n + 5
       bytes, batch = bytes - #r[3], r[4]
     end
     last = tonumber(waiting[i + 1])
@@ -44,7 +51,7 @@ local function complete(waiting, mail, stem)
   end
 end
 local function take(m, agent, mail, cancels, stem)
-  if redis.call('HGET', KEYS[1], m[1]) ~= m[2] then return {'lost'} end
+  if owners[m[1]] ~= m[2] then return {'lost'} end
   if room <= 0 or bytes <= 0 then return {'ok', m[4], 1, {}, m[3]} end
   local p = redis.call('HMGET', agent, 'taken', 'claimed_as', 'cancels')
   local taken = tonumber(p[1] or 0)
@@ -55,13 +62,15 @@ local function take(m, agent, mail, cancels, stem)
   local last = hand_out(out, m, stem, waiting, string.match(m[2], '[^:]+$'), p[2] or '0')
   if last > taken then redis.call('HSET', agent, 'taken', int(last)) end
   if last > tonumber(m[3]) then out[5] = int(last) end
-  if out[3] == 0 then redis.call('ZREM', KEYS[#KEYS], m[1]) end
+  if out[3] == 0 then emptied[#emptied + 1] = m[1] end
   if out[2] ~= m[4] then out[4] = redis.call('ZRANGEBYSCORE', cancels, '(' .. m[4], '+inf') end
   room = room - #waiting / 2
   return out
 end
 local out = {}
-for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
+for i, m in ipairs(items) do
   out[i] = take(m, KEYS[4 * i - 1], KEYS[4 * i], KEYS[4 * i + 1], KEYS[4 * i + 2])
 end
+in_slices(dues, function(...) redis.call('ZADD', KEYS[2], ...) end)
+in_slices(emptied, function(...) redis.call('ZREM', KEYS[#KEYS], ...) end)
 return out
