@@ -39,10 +39,10 @@ local forgotten_at = int(now_ms + record_ms)
 -- `owed`: the entry as JSON, owed from here on; '' where it enters its feed in this step. Returns the verdict: see settle.lua.
 local function settle(at, agent, task, kind, status, by, owed, exit_code, error_msg, error_code)
   local record = records .. agent .. ':' .. task
-  local r = look(record)
-  local state = r[1]
+  local state = state_of(record)
   local open = state == 'pending' or state == 'sent' or state == 'running'
-  local is_owed = not open and state and redis.call('HEXISTS', unfed, 'r:' .. agent .. ':' .. task) == 1
+  local has_ended = state and not open
+  local is_owed = has_ended and redis.call('HEXISTS', unfed, 'r:' .. agent .. ':' .. task) == 1
   if not state and (kind == 'end' or kind == 'progress') and not is_kept(agent) then
     enter(at, true)
     if owed ~= '' then book('owed', redis.call('HSET', unfed, 'r:' .. agent .. ':' .. task, owed)) end
@@ -50,17 +50,18 @@ local function settle(at, agent, task, kind, status, by, owed, exit_code, error_
   end
   if kind == 'end' or kind == 'lost' then
     local ends = not state or open and kind == 'end'
-    if not ends and not (r[2] == by and is_owed) then return r[2] == by and repeated or 0 end
+    local is_the_same = has_ended and redis.call('HGET', record, 'by') == by
+    if not ends and not (is_the_same and is_owed) then return is_the_same and repeated or 0 end
     enter(at)
     if ends then
-      end_task(unfed, due, state and mails .. agent, r[9] and cancels .. agent, record, r, agent, task, status, by, owed, exit_code, error_msg, error_code)
+      end_task(unfed, due, state and mails .. agent, state and cancels .. agent, record, state, agent, task, status, by, owed, exit_code, error_msg, error_code)
       if owed == '' then redis.call('PEXPIREAT', record, forgotten_at) end
     end
     return 1
   end
   if open and state ~= 'running' then redis.call('HSET', record, 'state', 'running') end
-  if kind == 'life' then return open and 0 or tonumber(r[3] or -1) end
-  if state and not open and not is_owed then return 0 end
+  if kind == 'life' then return open and 0 or tonumber(redis.call('HGET', record, 'ended') or -1) end
+  if has_ended and not is_owed then return 0 end
   enter(at)
   return 1
 end
