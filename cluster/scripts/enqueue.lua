@@ -5,6 +5,7 @@
 -- Returns for each item {'ok', 'dispatched' or 'pending', owner or '', new tasks}, {'unknown'}, {'full'} or {'conflict', task id}
 --@include _time
 --@include _slices
+--@include _whole
 local items = cmsgpack.unpack(ARGV[1])
 --@include _owners
 --@include _ledger
@@ -45,8 +46,11 @@ local function enqueue(m)
   return {'ok', answer, owner or '', #new}
 end
 local out = {}
-for i, m in ipairs(items) do out[i] = enqueue(m) end
-in_slices(dues, function(...) redis.call('ZADD', KEYS[2], ...) end)
-in_slices(waiting, function(...) redis.call('ZADD', KEYS[6], 'NX', ...) end)
-close_books()
+whole(function()
+  for i, m in ipairs(items) do out[i] = enqueue(m) end
+end, function()
+  in_slices(dues, function(...) redis.call('ZADD', KEYS[2], ...) end)
+  in_slices(waiting, function(...) redis.call('ZADD', KEYS[6], 'NX', ...) end)
+  close_books()
+end)
 return out

@@ -9,6 +9,7 @@
 -- The cursor passes what needs no handing out (a sign of life came first); else a caller would be told of more at the same place, for ever.
 --@include _time
 --@include _slices
+--@include _whole
 local items = cmsgpack.unpack(ARGV[1])
 --@include _owners
 local room, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -68,9 +69,12 @@ local function take(m, agent, mail, cancels, stem)
   return out
 end
 local out = {}
-for i, m in ipairs(items) do
-  out[i] = take(m, KEYS[4 * i - 1], KEYS[4 * i], KEYS[4 * i + 1], KEYS[4 * i + 2])
-end
-in_slices(dues, function(...) redis.call('ZADD', KEYS[2], ...) end)
-in_slices(emptied, function(...) redis.call('ZREM', KEYS[#KEYS], ...) end)
+whole(function()
+  for i, m in ipairs(items) do
+    out[i] = take(m, KEYS[4 * i - 1], KEYS[4 * i], KEYS[4 * i + 1], KEYS[4 * i + 2])
+  end
+end, function()
+  in_slices(dues, function(...) redis.call('ZADD', KEYS[2], ...) end)
+  in_slices(emptied, function(...) redis.call('ZREM', KEYS[#KEYS], ...) end)
+end)
 return out

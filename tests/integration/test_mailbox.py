@@ -7,10 +7,12 @@ import json
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from cluster import mailbox, settings
 from cluster.errors import MailboxFull, TaskConflict, UnknownAgent
 from cluster.keys import RECORD_MS
+from cluster.ledger import Ledger
 from cluster.mailbox import (
     APPEND,
     APPEND_ALONE,
@@ -1095,3 +1097,16 @@ async def test_nothing_is_left_of_a_task_but_its_record(core: Core) -> None:
 
 async def test_a_delivery_of_nothing_is_empty(core: Core) -> None:
     assert await core.deliver(await core.connected()) == Delivery([], [], "0", more=False, cursor=0)
+
+
+async def test_a_mailbox_that_is_none_spoils_nobody_elses_tasks(make_core: MakeCore) -> None:
+    """A batch is refused half-way: what it accepted until then must end some day, and is in the books."""
+    core = await make_core(shards=1)
+    one, spoilt, other = [await core.connected(f"token-{n}") for n in range(3)]
+    await core.redis.set(core.keys.of_agent("mail", spoilt.agent_id), "of somebody else")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await core.mailbox.enqueue([a_post(holder.agent_id, "t1") for holder in (one, spoilt, other)])
+    assert await core.mail(one.agent_id) == ["t1"]
+    assert await core.redis.zrange(core.keys.in_shard(0, "due"), 0, -1) == [f"{one.agent_id}:t1"]
+    await core.redis.delete(core.keys.of_agent("mail", spoilt.agent_id))
+    assert (await Ledger(core.store).check(is_deep=True)).is_right
