@@ -1,12 +1,12 @@
 """uvicorn's HTTP protocol, hardened: the limits and deadlines of a connection are kept, and who breaks them is told so.
 
 Owns a connection until it is closed or upgraded. Knows no route, and no header that means something to the application. Overrides
-internals of uvicorn's HttpToolsProtocol. llhttp below it refuses malformed lines, numbers and chunks by itself, and every doubtful
-pair of Content-Length and Transfer-Encoding.
+internals of uvicorn's HttpToolsProtocol. llhttp below it refuses malformed lines, numbers and chunks by itself, and every doubtful pair
+of Content-Length and Transfer-Encoding.
 
 Rules:
 - An application starts when its request's body is there as a whole: it never sees half a body, or a peer that leaves amid one.
-- What came in one piece and is plain (cluster/plain_request.py) the parser does not see, if there is a shortcut, and it takes it.
+- What came in one piece and is plain (cluster/plain_request.py) the parser does not see: a WebSocket's upgrade, and what a shortcut takes.
 - A refusal stands behind the answers to what was asked before it on the same connection.
 - One timer a connection, which looks at the clock and comes back; requests start none.
 
@@ -30,13 +30,14 @@ from typing import Any, NoReturn, cast
 import httptools
 from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from cluster import http_limits as limit
 from cluster.exchange import Exchange
 from cluster.http_limits import BodyBudget, HttpLimits, OpenHead
-from cluster.plain_request import plain_request
+from cluster.lazy_protocol import LazyProtocol
+from cluster.plain_request import plain_request, plain_upgrade
 from cluster.refusal import Refusal, hang_up
 
 __all__ = ["BodyBudget", "HttpLimits", "HttpProtocol", "Shortcut"]
@@ -53,11 +54,28 @@ class _StopParserError(Exception):
     """Raised in a callback of the parser. What to answer is noted in the protocol."""
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(LazyProtocol):
     """For uvicorn's `http=`, as `functools.partial(HttpProtocol, limits=...)`."""
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn begins with None, and so do its scopes
     scope: HTTPScope | None  # type: ignore[assignment]
+
+    # How every connection begins.
+    _held_bytes = 0  # of the budget of bodies
+    _timer: asyncio.TimerHandle | None = None
+    _since_s = 0.0  # when what is waited for began
+    _turn: tuple[RequestResponseCycle, ASGI3Application] | None = None  # could start, but for its body
+    _running: RequestResponseCycle | None = None  # the last that was started
+    _verdict: Refusal | None = None  # why a callback stopped the parser
+    _refusal: Refusal | None = None  # to be said once the running application has answered
+    _fed_bytes = 0  # since everything was whole: at least the size of an open head
+    _open: tuple[object, OpenHead | None] = (None, None)  # the unfinished message's scope; None: in its body
+    _body_moved = False
+    _gap_bytes = 0  # of an open body, since some of it came: chunk extensions, trailers
+    _unsent_bytes = 0  # at the timer's last look
+    _unsent_since_s = 0.0
+    _user_timeout_s = 0.0
+    _is_last_call = False
 
     def __init__(
         self,
@@ -76,21 +94,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._harmless_bytes = limits.harmless_bytes
         self._bodies = bodies
         self._shortcut = shortcut
-        self._held_bytes = 0  # of that budget
-        self._timer: asyncio.TimerHandle | None = None
-        self._since_s = 0.0  # when what is waited for began
-        self._turn: tuple[RequestResponseCycle, ASGI3Application] | None = None  # could start, but for its body
-        self._running: RequestResponseCycle | None = None  # the last that was started
-        self._verdict: Refusal | None = None  # why a callback stopped the parser
-        self._refusal: Refusal | None = None  # to be said once the running application has answered
-        self._fed_bytes = 0  # since everything was whole: at least the size of an open head
-        self._open: tuple[object, OpenHead | None] = (None, None)  # the unfinished message's scope; None: in its body
-        self._body_moved = False
-        self._gap_bytes = 0  # of an open body, since some of it came: chunk extensions, trailers
-        self._unsent_bytes = 0  # at the timer's last look
-        self._unsent_since_s = 0.0
-        self._user_timeout_s = 0.0
-        self._is_last_call = False
 
     # The connection
 
@@ -165,7 +168,7 @@ class HttpProtocol(HttpToolsProtocol):
     # What comes in
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None or (self._shortcut is not None and self._is_taken(data)):
+        if self._refusal is not None or self._is_taken(data):
             return
         self._fed_bytes += len(data)
         try:
@@ -183,11 +186,22 @@ class HttpProtocol(HttpToolsProtocol):
                 self._fed_bytes = 0
 
     def _is_taken(self, data: bytes) -> bool:
-        """Whether this is a whole request for the shortcut. If not, nothing has happened, and the parser gets it."""
-        if self._fed_bytes or self._is_last_call or not self._is_idle() or self.flow.write_paused:
+        """Whether this was a whole request that needs no parser. If not, nothing has happened, and the parser gets it."""
+        if self._fed_bytes or self._is_last_call or not self._is_idle():
             return False
+        if data.startswith(b"GET /"):
+            return self.ws_protocol_class is not None and self._is_upgraded(data)
+        return self._shortcut is not None and self._is_posted(data)
+
+    def _is_upgraded(self, data: bytes) -> bool:
+        head = plain_upgrade(data, self._harmless_bytes)
+        if head is not None:
+            self._upgrade(head)
+        return head is not None
+
+    def _is_posted(self, data: bytes) -> bool:
         request = plain_request(data, self._harmless_bytes, min(self._limits.max_body_bytes, _LARGE_BODY_BYTES))
-        if request is None:
+        if request is None or self.flow.write_paused:
             return False
         path, headers, body = request
         cycle = self._cycle_of(
@@ -382,13 +396,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _on_upgrade(self, rest: bytes) -> None:
         if self._is_websocket():
-            self._upgrade(rest)
+            self._upgrade(self._head(), rest)
         else:
             self._ignore_upgrade(rest)
 
-    def _upgrade(self, early: bytes) -> None:
+    def _upgrade(self, head: bytes, early: bytes = b"") -> None:
         """The connection goes over to uvicorn's `ws` class, with what came behind the head."""
-        head = self._head()
         self._leave()
         self._set_user_timeout(0)  # the new owner knows how patient it is
         make = cast("Any", self.ws_protocol_class)
@@ -402,8 +415,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _ignore_upgrade(self, rest: bytes) -> None:
         """RFC 9110, 7.8: what is not on offer is ignored. The parser believed in it, so it gets the request once more."""
         head = self._head(without=b"upgrade")
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        del self.parser
         self._fed_bytes = 0
         self.data_received(head + rest)
 
