@@ -37,7 +37,7 @@ from cluster import http_limits as limit
 from cluster.exchange import Exchange
 from cluster.http_limits import BodyBudget, HttpLimits, OpenHead
 from cluster.lazy_protocol import LazyProtocol
-from cluster.plain_request import plain_request, plain_upgrade
+from cluster.plain_request import is_plain_upgrade, plain_request
 from cluster.refusal import Refusal, hang_up
 
 __all__ = ["BodyBudget", "HttpLimits", "HttpProtocol", "Shortcut"]
@@ -189,15 +189,10 @@ class HttpProtocol(LazyProtocol):
         """Whether this was a whole request that needs no parser. If not, nothing has happened, and the parser gets it."""
         if self._fed_bytes or self._is_last_call or not self._is_idle():
             return False
-        if data.startswith(b"GET /"):
-            return self.ws_protocol_class is not None and self._is_upgraded(data)
+        if self.ws_protocol_class is not None and is_plain_upgrade(data, self._harmless_bytes):
+            self._upgrade(data)
+            return True
         return self._shortcut is not None and self._is_posted(data)
-
-    def _is_upgraded(self, data: bytes) -> bool:
-        head = plain_upgrade(data, self._harmless_bytes)
-        if head is not None:
-            self._upgrade(head)
-        return head is not None
 
     def _is_posted(self, data: bytes) -> bool:
         request = plain_request(data, self._harmless_bytes, min(self._limits.max_body_bytes, _LARGE_BODY_BYTES))

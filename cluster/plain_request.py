@@ -4,10 +4,11 @@ Owns what counts as plain: a strict subset of what the parser and the checks of 
 both. What is not plain is no fault: it is read by the parser. Pure; knows no route.
 
 Plain is a POST of HTTP/1.1 to a path of unreserved characters, in printable ASCII, with one Host, one Content-Length that is the length of
-the rest, no header twice, none that changes how the message or the connection goes on, and a head below every limit of sizes. So is the
-same with a GET, no length and nothing behind it, that asks for a WebSocket.
+the rest, no header twice, none that changes how the message or the connection goes on, and a head below every limit of sizes. So is a GET
+of the same kind that asks for a WebSocket and nothing else, with nothing behind it.
 """
 
+import re
 from string import ascii_letters, digits
 
 MAX_HEADERS = 50  # and of bytes as many as the connection's limits call harmless
@@ -17,7 +18,9 @@ _OF_NAMES = (ascii_letters + digits + "-").encode()
 _NOT_PLAIN = frozenset(
     (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"keep-alive", b"proxy-connection")
 )
-_NOT_OF_UPGRADES = _NOT_PLAIN - {b"upgrade"} | {b"content-length"}
+_UPGRADE = re.compile(
+    rb"GET /[A-Za-z0-9._~/-]*+ HTTP/1\.1\r\n(?:[A-Za-z0-9-]++: [!-~][ -~]*+(?<! )\r\n){1,%d}+\r\n" % MAX_HEADERS
+)
 
 
 def plain_request(
@@ -45,24 +48,18 @@ def plain_request(
     return path.decode(), headers, body
 
 
-def plain_upgrade(data: bytes, max_head_bytes: int) -> bytes | None:
-    """The head of the plain upgrade that these bytes are, as it is passed on: the names of its headers in lower case. None as above."""
-    if len(data) > max_head_bytes or not data.endswith(b"\r\n\r\n") or b": websocket\r\n" not in data:
-        return None
-    first, *lines = data[:-4].split(b"\r\n")
-    headers = _headers(lines)
-    if (
-        headers is None
-        or not first.startswith(b"GET /")
-        or not first.endswith(b" HTTP/1.1")
-        or first[4:-9].translate(None, _OF_PATHS)
-        or b"host" not in headers
-        or headers.get(b"connection", b"").lower() != b"upgrade"
-        or headers.get(b"upgrade") != b"websocket"
-        or not _NOT_OF_UPGRADES.isdisjoint(headers)
-    ):
-        return None
-    return b"\r\n".join([first, *[b"%b: %b" % header for header in headers.items()], b"\r\n"])
+def is_plain_upgrade(data: bytes, max_head_bytes: int) -> bool:
+    """Whether these bytes are the head of a plain upgrade, no more and no less."""
+    if len(data) > max_head_bytes or _UPGRADE.fullmatch(data) is None:
+        return False
+    low = data.lower()
+    return (
+        low.count(b"\r\nhost:") == low.count(b"\r\nconnection:") == low.count(b"\r\nupgrade:") == 1
+        and b"\r\nconnection: upgrade\r\n" in low
+        and b"\r\nupgrade: websocket\r\n" in low
+        and b"\r\ncontent-length:" not in low
+        and b"\r\ntransfer-encoding:" not in low
+    )
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes] | None:

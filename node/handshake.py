@@ -260,10 +260,16 @@ class Handshake(asyncio.Protocol):
 
 def _tune(transport: asyncio.Transport, limits: Limits) -> None:
     """TCP's own patience: what is sent leaves at once, and a peer that acknowledges nothing is given up."""
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    found: socket.socket | None = transport.get_extra_info("socket")
+    if found is None or transport.is_closing() or found.family not in (socket.AF_INET, socket.AF_INET6):
         return
     with contextlib.suppress(OSError):  # the peer has gone: the transport finds out by itself
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.unacknowledged_s * 1000)
+        sock = socket.socket(
+            found.family, found.type, found.proto, found.fileno()
+        )  # uvloop would make one for each call
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.unacknowledged_s * 1000)
+        finally:
+            sock.detach()

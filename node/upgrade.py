@@ -1,15 +1,14 @@
 """The HTTP of a WebSocket handshake (RFC 6455, section 4): what a request must be, and the bytes of the two answers.
 
-Pure. Gets the head of a request that an HTTP parser has taken apart and put together again: names in lower case, no
-folded lines, nothing that is no HTTP. What it may not be is a `Refusal`, with the status that answers it.
+Pure. Gets the head of a request that was found to be HTTP: no folded lines, nothing that is none. What it may not be is a `Refusal`, with the status that answers it.
 """
 
-import base64
 import binascii
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from string import ascii_letters, digits
 from urllib.parse import unquote
 
 import httptools
@@ -21,8 +20,11 @@ from node import deflate
 JSON_BODY = (b"content-type", b"application/json")
 
 Headers = Iterable[tuple[bytes, bytes]]
+Values = dict[bytes, list[bytes]]
 
 _ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: "
+_PLAIN = (ascii_letters + digits + "._~/-").encode()  # in a target that is a path as it stands
 _OURS = (b"content-length", b"connection", b"transfer-encoding")
 
 
@@ -43,58 +45,62 @@ class Upgrade:
     raw_path: bytes
     query: bytes
     headers: list[tuple[bytes, bytes]]
+    values: Values
     key: bytes
 
     def subprotocols(self) -> list[str]:
         """As offered, in order."""
-        offers = [offer.strip() for offer in b",".join(_values(self.headers, b"sec-websocket-protocol")).split(b",")]
+        offers = [offer.strip() for offer in b",".join(self.values.get(b"sec-websocket-protocol", ())).split(b",")]
         return [offer.decode("latin-1") for offer in offers if offer]
 
     def offers_deflate(self) -> bool:
         """Whether permessage-deflate is asked for in a way that we can answer."""
-        return any(deflate.is_acceptable(offers) for offers in _values(self.headers, b"sec-websocket-extensions"))
+        return any(deflate.is_acceptable(offers) for offers in self.values.get(b"sec-websocket-extensions", ()))
 
 
 def read_upgrade(head: bytes) -> Upgrade:
     """Takes a request's head, without the empty line that ends it. Raises: Refusal."""
     request, *lines = head.split(b"\r\n")
     method, _, rest = request.partition(b" ")
-    pairs = [line.partition(b":") for line in lines]
-    headers = [(name.lower(), value.strip()) for name, _, value in pairs]
-    _check_method(method)
-    _check_framing(headers)
-    _check_version(headers)
-    key = _key(headers)
-    path, raw_path, query = _target(rest.rpartition(b" ")[0])
-    return Upgrade(path, raw_path, query, headers, key)
-
-
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for key, value in headers if key == name]
-
-
-def _check_method(method: bytes) -> None:
+    headers, values = _headers(lines)
     if method != b"GET":
         raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "a handshake is a GET", (b"allow", b"GET"))
+    _check_framing(values)
+    _check_version(values)
+    key = _key(values)
+    path, raw_path, query = _target(rest.rpartition(b" ")[0])
+    return Upgrade(path, raw_path, query, headers, values, key)
 
 
-def _check_framing(headers: Headers) -> None:
-    if len(_values(headers, b"host")) != 1:
+def _headers(lines: list[bytes]) -> tuple[list[tuple[bytes, bytes]], Values]:
+    """As they came, but for the names, which are in lower case; and what each name has for values."""
+    headers: list[tuple[bytes, bytes]] = []
+    values: Values = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip()
+        headers.append((name, value))
+        values.setdefault(name, []).append(value)
+    return headers, values
+
+
+def _check_framing(values: Values) -> None:
+    if len(values.get(b"host", ())) != 1:
         raise Refusal(HTTPStatus.BAD_REQUEST, "Host: exactly one is needed")
-    if _values(headers, b"transfer-encoding") or any(value != b"0" for value in _values(headers, b"content-length")):
+    if b"transfer-encoding" in values or any(value != b"0" for value in values.get(b"content-length", ())):
         raise Refusal(HTTPStatus.BAD_REQUEST, "a handshake has no body")
 
 
-def _check_version(headers: Headers) -> None:
-    if _values(headers, b"sec-websocket-version") != [b"13"]:
+def _check_version(values: Values) -> None:
+    if values.get(b"sec-websocket-version") != [b"13"]:
         wanted = ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))
         raise Refusal(HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version: only 13 is spoken here", *wanted)
 
 
-def _key(headers: Headers) -> bytes:
-    keys = _values(headers, b"sec-websocket-key")
+def _key(values: Values) -> bytes:
+    keys = values.get(b"sec-websocket-key", ())
     try:
-        if len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16:
+        if len(keys) == 1 and len(binascii.a2b_base64(keys[0], strict_mode=True)) == 16:
             return keys[0]
     except binascii.Error:
         pass
@@ -103,6 +109,8 @@ def _key(headers: Headers) -> bytes:
 
 def _target(target: bytes) -> tuple[str, bytes, bytes]:
     """Path, the same as it was sent, and query; of an absolute target too (RFC 9112, 3.2.2)."""
+    if target.startswith(b"/ws/") and not target.translate(None, _PLAIN):
+        return target.decode("ascii"), target, b""
     try:
         url = httptools.parse_url(target)
         if url.path and url.path.startswith(b"/"):
@@ -114,13 +122,14 @@ def _target(target: bytes) -> tuple[str, bytes, bytes]:
 
 def switching(key: bytes, subprotocol: str | None, headers: Headers, *, deflated: bool) -> bytes:
     """The 101. `subprotocol` is one of those offered."""
-    accept = base64.b64encode(hashlib.sha1(key + _ACCEPT_SALT, usedforsecurity=False).digest())
-    answer = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"sec-websocket-accept", accept)]
+    accept = binascii.b2a_base64(hashlib.sha1(key + _ACCEPT_SALT, usedforsecurity=False).digest())
+    lines = [_SWITCHING, accept.strip(), b"\r\n"]
     if subprotocol is not None:
-        answer.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+        lines += b"sec-websocket-protocol: ", subprotocol.encode("latin-1"), b"\r\n"
     if deflated:
-        answer.append((b"sec-websocket-extensions", deflate.ANSWER))
-    return _head(HTTPStatus.SWITCHING_PROTOCOLS, [*answer, *headers])
+        lines += b"sec-websocket-extensions: ", deflate.ANSWER, b"\r\n"
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    return b"".join((*lines, b"\r\n"))
 
 
 def refusal(status: int, headers: Headers, body: bytes) -> bytes:
