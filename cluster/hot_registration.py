@@ -9,11 +9,16 @@ Rule: what is not good is declined, before anything was done about it, and goes 
 import asyncio
 import logging
 
+import msgspec
+
 from cluster.errors import AgentServerError, PeerError, StoreUnavailable
 from cluster.exchange import Exchange, answer_with
 from cluster.proxies import TrustedProxies
 from cluster.registration import PATHS, Asked, RegistrationEndpoint
-from cluster.replies import json_reply, reply_to, reply_to_fault
+from cluster.replies import reply_to, reply_to_fault
+
+_JSON = (b"content-type", b"application/json")
+_encode = msgspec.json.encode
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +48,11 @@ class HotRegistration:
 
     async def _register(self, exchange: Exchange, asked: Asked) -> None:
         try:
-            reply = json_reply(await self._endpoint.answer(asked, exchange.is_gone))
+            body = _encode(await self._endpoint.answer(asked, exchange.is_gone))
         except (PeerError, StoreUnavailable) as error:
-            reply = reply_to(error)
+            answer_with(exchange, reply_to(error))
         except Exception:
             logger.exception("POST %s failed", exchange.scope["path"])
-            reply = reply_to_fault()
-        answer_with(exchange, reply)
+            answer_with(exchange, reply_to_fault())
+        else:
+            exchange.answer(200, ((b"content-length", b"%d" % len(body)), _JSON), body)

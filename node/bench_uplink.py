@@ -67,12 +67,10 @@ async def serve(listener: socket.socket, tell_ready: Callable[[], None]) -> None
     crew, patience = AtOnce(), Patience()
     claim = Claim(Owner("bench", "0", 1), previous=None, incarnation=1, taken=0, unended=0, profile=Profile(""))
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
         agent_id = scope["path"].rpartition("/")[2]
         session = Session(crew, Profile(agent_id), claim, "127.0.0.1", patience)
-        await receive()
-        await send({"type": "websocket.accept", "subprotocol": "agent-token", "headers": []})
-        scope["extensions"]["link"](session)
+        scope["extensions"]["link"](session, "agent-token")
 
     server = serving.server(app, HttpLimits(), partial(Handshake, limits=Limits(), wheel=Wheel()))
     tell_ready()

@@ -9,11 +9,13 @@ import logging
 import re
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from cluster import security
 from cluster.errors import BadInput, PeerError, StoreUnavailable, WrongToken
+from cluster.proxies import Receive, Scope, Send
 from cluster.refusal import BAD_PARAMETER
 from cluster.registry import Claim, Contested
 from cluster.replies import INTERNAL, error_reply, reply_to
@@ -57,21 +59,20 @@ class AgentEndpoint:
         self._count = count
         self._turnstile = asyncio.Semaphore(AT_ONCE)
 
-    async def enter(self, socket: WebSocket, agent_id: str) -> None:
+    async def enter(self, scope: Scope, receive: Receive, send: Send, agent_id: str) -> None:
         """Lets the agent in, or says why not."""
         try:
             await self._wait_in_line()
             try:
-                claim = await self._admit(socket, agent_id)
-                await self._accept(socket, claim)
+                self._accept(scope, await self._admit(scope, agent_id))
             finally:
                 self._turnstile.release()
         except Turned as turned:
             self._count(str(turned))
-            await socket.send_denial_response(turned.reply)
+            await WebSocket(scope, receive, send).send_denial_response(turned.reply)
         except (PeerError, StoreUnavailable) as error:
             self._count(_REASONS.get(type(error), "unknown"))
-            await socket.send_denial_response(reply_to(error))
+            await WebSocket(scope, receive, send).send_denial_response(reply_to(error))
 
     async def _wait_in_line(self) -> None:
         if not self._turnstile.locked():
@@ -83,48 +84,43 @@ class AgentEndpoint:
         except TimeoutError:
             raise Turned(_busy("too many handshakes at once"), "queue") from None
 
-    async def _admit(self, socket: WebSocket, agent_id: str) -> Claim:
-        self._check_room(socket)
+    async def _admit(self, scope: Scope, agent_id: str) -> Claim:
+        self._check_room(scope)
         if _AGENT_ID.fullmatch(agent_id) is None:
             raise BadInput("agent id: 1 to 64 of A-Z a-z 0-9 . _ -")
-        claim = await self._presence.claim(agent_id, _address(socket), security.token_hash(_token(socket)))
+        claim = await self._presence.claim(agent_id, _address(scope), security.token_hash(_token(scope)))
         if isinstance(claim, Contested):
             if claim.is_first:
                 logger.warning(
-                    "two hosts seem to share one token: %s is held off, %s stays", _address(socket), claim.address,
+                    "two hosts seem to share one token: %s is held off, %s stays", _address(scope), claim.address,
                     extra={"agent_id": agent_id},
                 )  # fmt: skip
             raise Turned(_busy("this agent was taken over too often"), "contested")
         return claim
 
-    def _check_room(self, socket: WebSocket) -> None:
+    def _check_room(self, scope: Scope) -> None:
         if not self._may_enter():
             raise Turned(_busy("draining"), "draining")
         if self._presence.is_away_too_long:
             raise Turned(_busy("Redis does not answer"), "unavailable")
         if len(self._hub) >= self._max_connections:
             raise Turned(_busy("agent.max_connections is reached"), "full")
-        origin = socket.headers.get("origin") if self._allowed_origins else None
+        origin = Headers(scope=scope).get("origin") if self._allowed_origins else None
         if origin and not self._allowed_origins & {origin, "*"}:
             raise Turned(error_reply(403, BAD_PARAMETER, "origin is not allowed"), "origin")
 
-    async def _accept(self, socket: WebSocket, claim: Claim) -> None:
-        session = Session(self._crew, claim.profile, claim, _address(socket), self._patience)
-        try:
-            await socket.accept(subprotocol=PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-            socket.scope["extensions"]["link"](session)
-        except BaseException:  # the handshake's deadline: what was claimed is let go of
-            self._presence.end(session)
-            raise
+    def _accept(self, scope: Scope, claim: Claim) -> None:
+        session = Session(self._crew, claim.profile, claim, _address(scope), self._patience)
+        scope["extensions"]["link"](session, PROTOCOL if PROTOCOL in scope["subprotocols"] else None)
 
 
-def _token(socket: WebSocket) -> str:
+def _token(scope: Scope) -> str:
     """What was offered beside `agent-token`, or alone."""
-    return next((offer for offer in socket.scope["subprotocols"] if offer != PROTOCOL), "")
+    return next((offer for offer in scope["subprotocols"] if offer != PROTOCOL), "")
 
 
-def _address(socket: WebSocket) -> str:
-    client = socket.scope["client"]
+def _address(scope: Scope) -> str:
+    client = scope["client"]
     return client[0] if client else ""
 
 

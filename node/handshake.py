@@ -1,7 +1,7 @@
 """The way in: one upgrade request as an ASGI app sees it, then a `Link`.
 
-A uvicorn `ws=` class, once it has its limits and wheel: `functools.partial(Handshake, limits=..., wheel=...)`. The app runs for the handshake alone: it refuses with a response (`websocket.http.response`), or it accepts, and attaches
-the session that gets the messages: `scope["extensions"]["link"](session)`. Knows neither agents nor tokens.
+A uvicorn `ws=` class, once it has its limits and wheel: `functools.partial(Handshake, limits=..., wheel=...)`. The app runs for the handshake alone: it refuses with a response (`websocket.http.response`), or it accepts by attaching
+the session that gets the messages: `scope["extensions"]["link"](session, subprotocol)`. Knows neither agents nor tokens.
 
 - A session that was attached is told how it ends (`attached`, later `on_lost`), also when its peer has gone, or was
   refused, before it came: an app that attaches has nothing to clean up. So accepting for a peer that has gone is no error.
@@ -42,7 +42,6 @@ class Phase(enum.Enum):
 
     HEAD = "the request is awaited"
     ASKED = "the app has it"
-    ACCEPTED = "101 is out, the session is awaited"
     DONE = "refused, lost, or a link's"
 
 
@@ -110,14 +109,14 @@ class Handshake(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Called by uvicorn when it stops."""
-        self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down", close_codes.RESTARTING)
+        self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down")
 
     def _expire(self) -> None:
         self._count("timeout")
         if self._task is not None:
             logger.warning("a handshake took more than %s s", self._limits.handshake_timeout_s)
             self._task.cancel()
-        self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "took too long", close_codes.INTERNAL_ERROR)
+        self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "took too long")
 
     @property
     def _is_done(self) -> bool:
@@ -157,7 +156,7 @@ class Handshake(asyncio.Protocol):
             body = upgrade.error_body(BAD_PARAMETER, str(refusal))
             self._refuse(refusal.status, [upgrade.JSON_BODY, *refusal.headers], body)
         except asyncio.CancelledError:
-            self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down", close_codes.RESTARTING)
+            self._give_up(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down")
             raise
         except Exception:
             logger.exception("a handshake failed")
@@ -190,31 +189,22 @@ class Handshake(asyncio.Protocol):
         if self._is_done:
             return
         match message["type"]:
-            case "websocket.accept":
-                self._accept(message.get("subprotocol"), message.get("headers") or ())
             case "websocket.http.response.start":
                 self._response = message["status"], message.get("headers") or (), bytearray()
             case "websocket.http.response.body":
                 self._respond(message.get("body", b""), is_last=not message.get("more_body"))
-            case "websocket.close":  # before accepting: what Starlette does where no route matches
-                self._give_up(HTTPStatus.NOT_FOUND, "not found", message.get("code", close_codes.NORMAL))
+            case "websocket.close":  # what Starlette does where no route matches
+                self._give_up(HTTPStatus.NOT_FOUND, "not found")
             case unknown:
-                raise RuntimeError(f"{unknown}: messages go through an attached session only")
+                raise RuntimeError(f"{unknown}: who accepts attaches a session, and messages go through it")
 
     # Answers
 
-    def _accept(self, subprotocol: str | None, headers: Headers) -> None:
-        if self._request is None or self._phase is not Phase.ASKED:
-            raise RuntimeError("a handshake is accepted once")
-        self._phase = Phase.ACCEPTED
-        answer = upgrade.switching(self._request.key, subprotocol, headers, deflated=self._is_deflated)
-        self._transport.write(answer)
-
-    def _attach(self, session: Session) -> None:
-        """`scope["extensions"]["link"]`: from here on the connection is the session's."""
-        if self._link is not None or self._phase is Phase.ASKED:
-            raise RuntimeError("one session is attached, once, after accepting")
-        is_lost = self._is_done
+    def _attach(self, session: Session, subprotocol: str | None = None) -> None:
+        """`scope["extensions"]["link"]`: says 101; from here on the connection is the session's."""
+        if self._request is None or self._link is not None or self._response is not None:
+            raise RuntimeError("a handshake is accepted once, with a session, or refused")
+        is_lost = self._is_done or self._transport.is_closing()
         self._leave()
         self._deadline.cancel()
         self._link = Link(
@@ -223,13 +213,14 @@ class Handshake(asyncio.Protocol):
         if is_lost:
             self._link.begin_lost()
             return
+        self._transport.write(upgrade.switching(self._request.key, subprotocol, deflated=self._is_deflated))
         _tune(self._transport, self._limits)
         self._transport.set_protocol(self._link)
         self._link.begin(bytes(self._early))
 
     def _respond(self, body: bytes, *, is_last: bool) -> None:
-        if self._response is None or self._phase is not Phase.ASKED:
-            raise RuntimeError("a response has a start, and takes the place of accepting")
+        if self._response is None:
+            raise RuntimeError("a response has a start")
         status, headers, whole = self._response
         whole += body
         if is_last:
@@ -238,38 +229,31 @@ class Handshake(asyncio.Protocol):
     def _fail(self) -> None:
         if self._link is not None:
             self._link.close(close_codes.INTERNAL_ERROR)
-        self._give_up(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", close_codes.INTERNAL_ERROR)
+        self._give_up(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
 
-    def _give_up(self, status: HTTPStatus, error: str, close_code: int) -> None:
-        """Ends it in the words that the peer understands by now: a response before the 101, a close frame after it."""
-        if self._phase is Phase.ACCEPTED:
-            self._say_last(frames.close_frame(close_code))
-        else:
-            code = NOT_FOUND if status == HTTPStatus.NOT_FOUND else INTERNAL
-            self._refuse(status, [upgrade.JSON_BODY], upgrade.error_body(code, error))
+    def _give_up(self, status: HTTPStatus, error: str) -> None:
+        code = NOT_FOUND if status == HTTPStatus.NOT_FOUND else INTERNAL
+        self._refuse(status, [upgrade.JSON_BODY], upgrade.error_body(code, error))
 
     def _refuse(self, status: int, headers: Headers, body: bytes) -> None:
-        self._say_last(upgrade.refusal(status, [*self._server.default_headers, *headers], body))
-
-    def _say_last(self, data: bytes) -> None:
         is_due = not self._is_done and not self._transport.is_closing()
         self._leave()
         if is_due:
-            Farewell(self._transport, self._connections).say(data)
+            answer = upgrade.refusal(status, [*self._server.default_headers, *headers], body)
+            Farewell(self._transport, self._connections).say(answer)
 
 
 def _tune(transport: asyncio.Transport, limits: Limits) -> None:
     """TCP's own patience: what is sent leaves at once, and a peer that acknowledges nothing is given up."""
     found: socket.socket | None = transport.get_extra_info("socket")
-    if found is None or transport.is_closing() or found.family not in (socket.AF_INET, socket.AF_INET6):
+    if found is None or transport.is_closing():
         return
     with contextlib.suppress(OSError):  # the peer has gone: the transport finds out by itself
-        sock = socket.socket(
-            found.family, found.type, found.proto, found.fileno()
-        )  # uvloop would make one for each call
+        sock = socket.SocketType(fileno=found.fileno())  # which uvloop would make for each call
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.unacknowledged_s * 1000)
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.unacknowledged_s * 1000)
         finally:
             sock.detach()

@@ -29,12 +29,11 @@ class Paths:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
-        socket = WebSocket(scope, receive, send)
         path: str = scope["path"].removesuffix("/")
         agent_id = path.removeprefix(_AGENT)
         if agent_id and agent_id != path and "/" not in agent_id:
-            await self._agents.enter(socket, agent_id)
+            await self._agents.enter(scope, receive, send, agent_id)
         elif path == "/ws/probe":
-            await self._probe.enter(socket)
+            await self._probe.enter(WebSocket(scope, receive, send))
         else:
-            await socket.send_denial_response(reply_to(UnknownAgent("no such path")))
+            await WebSocket(scope, receive, send).send_denial_response(reply_to(UnknownAgent("no such path")))

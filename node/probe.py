@@ -40,12 +40,7 @@ class ProbeEndpoint:
             return
         seen = {"type": "probe", "ws_url": f"{base}/ws/agent/", "now_ms": time.time_ns() // 1_000_000}
         session = ProbeSession(self._open, msgspec.json.encode(seen))
-        try:
-            await socket.accept()
-            socket.scope["extensions"]["link"](session)
-        except BaseException:
-            self._open.discard(session)
-            raise
+        socket.scope["extensions"]["link"](session)
 
 
 class ProbeSession:

@@ -152,15 +152,20 @@ def _online(session: Session, now_ms: int, kind: str = "on") -> StatusEntry:
 
 
 def _host_fields(session: Session) -> tuple[str, ...]:
-    try:
-        system = messages.heartbeat(session.heartbeat or b"{}").system
-    except messages.MALFORMED:
-        system = None
-    names = {name: getattr(system, name, None) or getattr(session.profile, name) for name in ("hostname", "os", "arch")}
+    system, profile = _said(session.heartbeat), session.profile
+    names = {name: getattr(system, name, None) or getattr(profile, name) for name in ("hostname", "os", "arch")}
     fields = [part for name, value in names.items() if value for part in (name, value)]
     if system is not None:
         fields += ["system", _encode(_system(system)).decode()]
     return tuple(fields)
+
+
+def _said(heartbeat: bytes) -> System | None:
+    """What an agent last told of its host; None before its first heartbeat, too."""
+    try:
+        return messages.heartbeat(heartbeat).system if heartbeat else None
+    except messages.MALFORMED:
+        return None
 
 
 def _system(system: System) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _target(target: bytes) -> tuple[str, bytes, bytes]:
     raise Refusal(HTTPStatus.BAD_REQUEST, "the path cannot be read")
 
 
-def switching(key: bytes, subprotocol: str | None, headers: Headers, *, deflated: bool) -> bytes:
+def switching(key: bytes, subprotocol: str | None, *, deflated: bool) -> bytes:
     """The 101. `subprotocol` is one of those offered."""
     accept = binascii.b2a_base64(hashlib.sha1(key + _ACCEPT_SALT, usedforsecurity=False).digest())
     lines = [_SWITCHING, accept.strip(), b"\r\n"]
@@ -128,7 +128,6 @@ def switching(key: bytes, subprotocol: str | None, headers: Headers, *, deflated
         lines += b"sec-websocket-protocol: ", subprotocol.encode("latin-1"), b"\r\n"
     if deflated:
         lines += b"sec-websocket-extensions: ", deflate.ANSWER, b"\r\n"
-    lines += [b"%b: %b\r\n" % header for header in headers]
     return b"".join((*lines, b"\r\n"))
 
 

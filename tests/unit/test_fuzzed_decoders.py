@@ -306,7 +306,7 @@ def handshake_head() -> Read:
             upgrade.refusal(refusal.status, refusal.headers, upgrade.error_body(1, str(refusal)))
             return
         offered = found.subprotocols()
-        answer = upgrade.switching(found.key, offered[0] if offered else None, [], deflated=found.offers_deflate())
+        answer = upgrade.switching(found.key, offered[0] if offered else None, deflated=found.offers_deflate())
         assert answer.count(b"\r\n\r\n") == 1
 
     return read

@@ -50,6 +50,7 @@ ONLY_HERE = {
     "uvicorn": {
         "cluster.serving": "runs uvicorn as this project does",
         "cluster.http_protocol": "hardens uvicorn's HTTP protocol",
+        "cluster.lazy_protocol": "makes less of it for each connection",
         "cluster.exchange": "answers a request of it",
         "node.handshake": "takes the place of uvicorn's WebSocket protocol",
         "router.handover": "takes the place of uvicorn's WebSocket protocol",

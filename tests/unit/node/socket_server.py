@@ -91,11 +91,8 @@ class App:
             refusal = JSONResponse({"code": 1003, "error": "unknown agent"}, 404, {"Retry-After": "5"})
             await ws.send_denial_response(refusal)
             return
-        await ws.accept(subprotocol="agent-token" if "agent-token" in ws.scope["subprotocols"] else None)
         if kind == "noattach":
             return
-        if kind == "late":
-            await asyncio.sleep(60)
         self._attach(name, ws)
         if kind == "after":
             raise RuntimeError("after attaching")
@@ -107,15 +104,17 @@ class App:
             raise RuntimeError("before accepting")
         if kind == "hang":
             await asyncio.sleep(60)
-        if kind == "early":
-            ws.scope["extensions"]["link"](EchoSession())
+        if kind == "accepts":
+            await ws.accept()
+        if kind == "answered":
+            await ws.send({"type": "websocket.http.response.start", "status": 404, "headers": []})
         if kind == "slow":
             await self.gate.wait()
 
     def _attach(self, name: str, ws: WebSocket) -> None:
         session = EchoSession()
         self.sessions[name] = session
-        ws.scope["extensions"]["link"](session)
+        ws.scope["extensions"]["link"](session, "agent-token" if "agent-token" in ws.scope["subprotocols"] else None)
 
 
 class Server:
@@ -178,7 +177,9 @@ class Server:
         return self.app.sessions[name]
 
     def link(self, name: str) -> Link:
-        link = self.session(name).link
+        session = self.session(name)
+        eventually_blocking(lambda: session.link is None and "not attached")
+        link = session.link
         assert link is not None
         return link
 

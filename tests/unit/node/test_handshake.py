@@ -170,28 +170,25 @@ def test_an_app_that_takes_too_long_is_answered_for(impatient: Server, caplog: p
     assert not errors_of(caplog)
 
 
-def test_an_app_that_accepts_and_then_takes_too_long_is_1011(impatient: Server) -> None:
-    with Peer(impatient.port, request("/ws/agent/late")) as peer:
-        assert peer.upgraded().close_code() == 1011
-
-
-def test_an_app_that_fails_is_500_and_logged_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    status, _, body = ask(server, request("/ws/agent/raise"))
+@pytest.mark.parametrize(
+    ("kind", "is_raised"), [("raise", True), ("noattach", False), ("accepts", True), ("answered", True)]
+)
+def test_an_app_that_fails_is_500_and_logged_once(
+    server: Server, kind: str, is_raised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that accepts in another way than with a session, or does when it has begun to refuse."""
+    status, _, body = ask(server, request(f"/ws/agent/{kind}"))
     assert (status, json.loads(body)["code"]) == (500, 1001)
-    assert [record.exc_info is not None for record in errors_of(caplog)] == [True]
+    assert [record.exc_info is not None for record in errors_of(caplog)] == [is_raised]
 
 
-@pytest.mark.parametrize("kind", ["noattach", "after", "closes"])
+@pytest.mark.parametrize("kind", ["after", "closes"])
 def test_an_app_that_fails_after_accepting_is_1011_and_logged_once(
     server: Server, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Peer(server.port, request(f"/ws/agent/{kind}")) as peer:
         assert peer.upgraded().close_code() == 1011
     assert len(errors_of(caplog)) == 1
-
-
-def test_attaching_before_accepting_is_our_fault(server: Server) -> None:
-    assert ask(server, request("/ws/agent/early"))[0] == 500
 
 
 def test_frames_that_come_before_the_101_are_kept(server: Server, name: str) -> None:

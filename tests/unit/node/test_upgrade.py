@@ -92,17 +92,16 @@ def test_a_target_without_a_readable_path_is_400(target: bytes) -> None:
 
 
 def test_the_answer_proves_that_the_key_was_read() -> None:
-    answer = upgrade.switching(KEY, "agent-token", [(b"x-node", b"n1")], deflated=False)
+    answer = upgrade.switching(KEY, "agent-token", deflated=False)
     assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
     assert b"\r\nsec-websocket-protocol: agent-token\r\n" in answer
-    assert b"\r\nx-node: n1\r\n" in answer
     assert b"extensions" not in answer
     assert answer.endswith(b"\r\n\r\n")
 
 
 def test_the_answer_to_deflate_names_both_sides() -> None:
-    answer = upgrade.switching(KEY, None, [], deflated=True)
+    answer = upgrade.switching(KEY, None, deflated=True)
     assert b"permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n" in answer
     assert b"sec-websocket-protocol" not in answer
 
