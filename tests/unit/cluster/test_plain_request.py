@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.plain_request import MAX_HEADERS, plain_request
+from cluster.plain_request import MAX_HEADERS, is_plain_upgrade, plain_request
 
 HOST = b"Host: test"
 
@@ -22,7 +22,9 @@ def read(data: bytes) -> tuple[str, dict[bytes, bytes], bytes] | None:
 class Parsed:
     """One message as the parser of the protocol reads it."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, found: "list[Parsed] | None" = None) -> None:
+        if found is not None:  # for who is told by an exception
+            found.append(self)
         self.url, self.body, self.whole = b"", b"", 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.parser = httptools.HttpRequestParser(self)
@@ -130,3 +132,96 @@ def test_whatever_is_taken_for_plain_is_read_the_same_by_the_parser(at: int, cut
 
 def test_a_request_that_nobody_has_changed_is_plain() -> None:
     assert read(WHOLE) is not None
+
+
+# ---- upgrades
+
+WEBSOCKET = (b"Upgrade: websocket", b"Connection: Upgrade")
+
+
+def get(*lines: bytes, path: bytes = b"/ws/agent/x") -> bytes:
+    return b"\r\n".join([b"GET %b HTTP/1.1" % path, *lines, b"", b""])
+
+
+def is_read(data: bytes) -> bool:
+    return is_plain_upgrade(data, 4096)
+
+
+UPGRADE = get(HOST, *WEBSOCKET, b"Sec-WebSocket-Key: dGhlIHNhbXBsZQ==", b"Sec-WebSocket-Protocol: agent-token, a b")
+
+
+@pytest.mark.parametrize("data", [UPGRADE, UPGRADE.lower().replace(b"get", b"GET").replace(b"http", b"HTTP")])
+def test_a_plain_upgrade_is_known(data: bytes) -> None:
+    assert is_read(data)
+
+
+NO_PLAIN_UPGRADE = {
+    "another method": b"PUT" + UPGRADE[3:],
+    "HTTP/1.0": UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "a query": get(HOST, *WEBSOCKET, path=b"/ws?x=1"),
+    "an escape": get(HOST, *WEBSOCKET, path=b"/ws%20x"),
+    "an absolute target": get(HOST, *WEBSOCKET, path=b"http://test/ws"),
+    "a byte over 127 in the path": get(HOST, *WEBSOCKET, path=b"/\xff"),
+    "no Host": get(*WEBSOCKET),
+    "two Hosts": get(HOST, *WEBSOCKET, b"host: other"),
+    "no Upgrade": get(HOST, b"Connection: Upgrade"),
+    "no Connection": get(HOST, b"Upgrade: websocket"),
+    "another Upgrade": get(HOST, b"Connection: Upgrade", b"Upgrade: h2c"),
+    "two Upgrades": get(HOST, *WEBSOCKET, b"Upgrade: h2c"),
+    "one of two upgrades": get(HOST, b"Connection: Upgrade", b"Upgrade: websocket, h2c"),
+    "two Connections": get(HOST, *WEBSOCKET, b"Connection: close"),
+    "more of a connection": get(HOST, b"Connection: keep-alive, Upgrade", b"Upgrade: websocket"),
+    "a length": get(HOST, *WEBSOCKET, b"Content-Length: 0"),
+    "chunks": get(HOST, *WEBSOCKET, b"Transfer-Encoding: chunked"),
+    "a frame behind it": UPGRADE + b"\x81\x80abcd",
+    "half a head": UPGRADE[:-2],
+    "a head over the limit": get(HOST, *WEBSOCKET, b"X: " + b"y" * 4096),
+    "many headers": get(HOST, *WEBSOCKET, *[b"X-%d: y" % n for n in range(MAX_HEADERS)]),
+    "LF alone": UPGRADE.replace(b"\r\n", b"\n"),
+    "LF alone behind a header": get(HOST, *WEBSOCKET, b"X: y\nZ: z"),
+    "CR alone behind a header": get(HOST, *WEBSOCKET, b"X: y\rZ: z"),
+    "NUL in a value": get(HOST, *WEBSOCKET, b"X: a\0b"),
+    "a tab": get(HOST, *WEBSOCKET, b"X: a\tb"),
+    "a byte over 127 in a value": get(HOST, *WEBSOCKET, b"X: \xff"),
+    "an empty value": get(HOST, *WEBSOCKET, b"X: "),
+    "no blank behind the colon": get(HOST, *WEBSOCKET, b"X:y"),
+    "a blank before the colon": get(HOST, *WEBSOCKET, b"X : y"),
+    "a blank at the end": get(HOST, *WEBSOCKET, b"X: y "),
+    "a folded header": get(HOST, *WEBSOCKET, b"X: y", b" z"),
+    "a header without a name": get(HOST, *WEBSOCKET, b": y"),
+    "a header without a colon": get(HOST, *WEBSOCKET, b"X"),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("case", NO_PLAIN_UPGRADE)
+def test_what_is_no_plain_upgrade_is_left_to_the_parser(case: str) -> None:
+    assert not is_read(NO_PLAIN_UPGRADE[case])
+
+
+@given(
+    at=st.integers(0, len(UPGRADE)),
+    cut=st.integers(0, 3),
+    put=st.one_of(
+        st.binary(max_size=3),
+        st.sampled_from(
+            [b"\r\n", b": ", b" ", b"\r", b"\n", b"\r\n\r\n", b"\r\nContent-Length: 1", b"\r\nHost: y", b"/"]
+        ),
+    ),
+)
+def test_whatever_is_taken_for_a_plain_upgrade_the_parser_takes_for_one(at: int, cut: int, put: bytes) -> None:
+    data = UPGRADE[:at] + put + UPGRADE[at + cut :]
+    if not is_read(data):
+        return
+    found: list[Parsed] = []
+    with pytest.raises(httptools.HttpParserUpgrade) as stopped:
+        Parsed(data, found)
+    names = [name for name, _ in found[0].headers]
+    assert stopped.value.args[0] == len(data)
+    assert (found[0].parser.get_method(), found[0].parser.get_http_version()) == (b"GET", "1.1")
+    assert (names.count(b"host"), (b"upgrade", b"websocket") in [(n, v.lower()) for n, v in found[0].headers]) == (
+        1,
+        True,
+    )
+    assert not {b"content-length", b"transfer-encoding"} & set(names)
+    assert b"\r\n".join(b"%b: %b" % header for header in found[0].headers).lower() in data.lower()
