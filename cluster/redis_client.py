@@ -16,7 +16,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -199,12 +199,14 @@ class Store:
         self._shas[name] = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()  # what Redis calls it
         return (await self.ask(("EVAL", text, *call), *behind, may_repeat=may_repeat, minded=1))[0]
 
-    async def ask(self, *commands: Command, may_repeat: bool = True, minded: int | None = None) -> list[Any]:
+    def ask(
+        self, *commands: Command, may_repeat: bool = True, minded: int | None = None
+    ) -> Coroutine[Any, Any, list[Any]]:
         """The raw replies to short commands, sent in one go. Raises: StoreUnavailable; it may have been done all the same.
 
         `minded`: of how many replies, from the first, errors are raised; None = of all.
         """
-        return await self._asked(self._line, commands, may_repeat=may_repeat, minded=minded)
+        return self._asked(self._line, commands, may_repeat=may_repeat, minded=minded)
 
     async def _asked(
         self, line: RedisLine, commands: Sequence[Command], *, may_repeat: bool, minded: int | None = None

@@ -195,7 +195,7 @@ class RegistrationEndpoint:
         )
         try:
             async with asyncio.timeout(TELL_S):
-                await self._entries.submit(StatusEntry(registered.id, "0", "any", entry))
+                await self._entries.put(StatusEntry(registered.id, "0", "any", entry))
         except (StoreUnavailable, TimeoutError):
             logger.warning("the status feed misses a registration", extra=fields)
 

@@ -7,6 +7,7 @@ Owns the keys `owners`, `agent`, `agents`, `lease` and `deadlines`; knows nothin
 - Ending an ownership owes the status feed an `offline` entry in the same script; whoever ended it writes it, the reaper what is left.
 """
 
+import itertools
 import re
 import secrets
 import sys
@@ -175,6 +176,7 @@ class Registry:
         self._forget_ms = int(forget_after_s * 1000)
         self._max_takeovers = max_takeovers
         self.hosts = Hosts(store, self.timeout_ms)
+        self._marks = itertools.count(secrets.randbits(32))
         self._profiles: Batcher[str, Profile | None] = Batcher("profiles", self.profiles)
         self._registrations: Batcher[tuple[str, ...], list[Any]] = Batcher("register", self._register)
 
@@ -202,7 +204,7 @@ class Registry:
         agent_id = self.id_of(token)
         seen = [name, _encode(labels).decode(), _encode(system).decode()]
         seen += [str(system.get(field) or "") for field in ("hostname", "os", "arch")]
-        reply = await self._registrations.submit((agent_id, security.token_hash(token), str(int(may_be_new)), *seen))
+        reply = await self._registrations.put((agent_id, security.token_hash(token), str(int(may_be_new)), *seen))
         if reply[0] == b"revoked":
             raise Refused("this token was revoked")
         if reply[0] == b"unknown":
@@ -345,7 +347,7 @@ class Registry:
         for bid in items:
             keys += [self._keys.of_agent(name, bid.agent_id) for name in ("agent", "lease", "mail")]
         replies = await self._store.run(
-            "claim", keys, packed([_texts(bid) for bid in items]),
+            "claim", keys, packed([_texts(bid, next(self._marks)) for bid in items]),
             self.timeout_ms, self._forget_ms, self._max_takeovers, *_PROFILE,
         )  # fmt: skip
         return [self._claimed(item, reply) for item, reply in zip(items, replies, strict=True)]
@@ -473,9 +475,9 @@ def _number(value: bytes | None) -> int:
         return 0
 
 
-def _texts(bid: Bid) -> tuple[str, ...]:
-    mark = secrets.token_hex(4)  # the driver sends a call again whose connection broke: the script is to know it
-    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force)), mark, bid.token_hash
+def _texts(bid: Bid, mark: int) -> tuple[str, ...]:
+    """`mark`: the driver sends a call again whose connection broke; the script is to know it among this process's."""
+    return bid.agent_id, bid.node, bid.boot, bid.address, str(int(bid.force)), str(mark), bid.token_hash
 
 
 async def by_shard(

@@ -90,7 +90,7 @@ class Presence:
         return outcome
 
     async def _bid(self, bid: Bid) -> Claim | Contested:
-        outcome = await self._claims.submit(bid)
+        outcome = await self._claims.put(bid)
         if isinstance(outcome, PeerError):
             raise outcome
         return outcome
