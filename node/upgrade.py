@@ -6,13 +6,13 @@ Pure. Gets the head of a request that was found to be HTTP: no folded lines, not
 import binascii
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from string import ascii_letters, digits
 from urllib.parse import unquote
 
 import httptools
 import msgspec
+from msgspec import Struct
 
 from cluster.errors import PeerError
 from node import deflate
@@ -37,8 +37,7 @@ class Refusal(PeerError):
         self.headers = headers
 
 
-@dataclass(frozen=True, slots=True)
-class Upgrade:
+class Upgrade(Struct, frozen=True):
     """A request that may be accepted."""
 
     path: str  # percent-decoded

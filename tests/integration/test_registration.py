@@ -1,5 +1,6 @@
 """What a registration leaves behind, beside its profile: the status feed's entry, and the counts."""
 
+import asyncio
 import json
 from collections import Counter
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from cluster import registration
 from cluster.errors import UnknownAgent
 from cluster.registration import EVENTS, NAME_CHARS, RegistrationEndpoint
 from tests.integration.core import Core
@@ -58,3 +60,17 @@ async def test_a_registration_that_is_refused_is_counted(core: Core) -> None:
     with pytest.raises(UnknownAgent):
         await desk.register("token-of-a-stranger")
     assert +Counter(desk.counts) == {"refused": 1}
+
+
+async def test_a_registration_is_answered_when_the_status_feed_hangs(
+    core: Core, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hangs(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(core.feeds, "append_status", hangs)
+    monkeypatch.setattr(registration, "TELL_S", 0.05)
+    async with asyncio.timeout(5):
+        agent_id = await Desk(core).register("token-1")
+    assert await core.registry.profile(agent_id) is not None
+    assert "the status feed misses a registration" in caplog.text
