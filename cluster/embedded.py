@@ -6,7 +6,7 @@ Owns that folder and the choice of the port. Must not know what is stored, nor w
 - What was acknowledged survives the death of any process: append-only file, synced every second, nothing evicted.
 - It listens on loopback only, on 6379 or the next free port, and on the same one after a restart, if that is still free.
 - It listens on a Unix socket in its folder too, for whoever runs us: the same work over one costs both sides a quarter less than over
-  loopback. Where that path is too long for one, there is none.
+  loopback. Where that path is too long for one, or its file system has no sockets, there is none.
 
 | file | holds |
 | --- | --- |
@@ -23,6 +23,7 @@ import fcntl
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -45,7 +46,6 @@ _SILENCE_S = 10.0
 _WORD_S = 2.0
 _PROBE_S = 1.0
 _POLL_S = 0.01
-_LONGEST_PATH_BYTES = 100  # sockaddr_un has room for 107
 _ROOM_BYTES = 64 * 1024  # what must be writable before Redis is started
 _LONGEST_LOG_BYTES = 16 * 1024 * 1024
 _LOG_PREFIX = re.compile(r"^\d+:\w \S+ \S+ \S+ \S+ [.\-*#] ")
@@ -78,6 +78,7 @@ class EmbeddedRedis:
         self._binary = binary
         self._wanted = range(first_port, first_port + _PORTS)
         self._lock = -1
+        self._has_socket = False
 
     @property
     def url(self) -> str:
@@ -87,7 +88,7 @@ class EmbeddedRedis:
     @property
     def local_url(self) -> str:
         """The same for processes of ours: its Unix socket, if it has one."""
-        return local_url(self._data_dir, self.url)
+        return local_url(self._data_dir) if self._has_socket else self.url
 
     async def start(self) -> Process:
         """Starts it and returns when it has loaded its data and answers. Call again after it ended.
@@ -119,6 +120,7 @@ class EmbeddedRedis:
                 await self._lock_within(lock, _LOCK_S)
                 self._check_room()
                 self._check_version()
+                self._has_socket = _takes_sockets(_socket_path(self._data_dir))
             except BaseException:
                 os.close(lock)
                 raise
@@ -199,8 +201,8 @@ class EmbeddedRedis:
 
     def _program(self, port: int) -> Program:
         options = [*_RULES, ("port", str(port)), ("dir", str(self._folder)), ("logfile", str(self._log))]
-        if path := _socket_path(self._data_dir):
-            options += [("unixsocket", path), ("unixsocketperm", "700")]
+        if self._has_socket:
+            options += [("unixsocket", str(_socket_path(self._data_dir))), ("unixsocketperm", "700")]
         arguments = (part for name, value in options for part in (f"--{name}", value))
         return Program("redis", (self._binary.path, *arguments), os.environ, (self._lock,))
 
@@ -251,16 +253,26 @@ def running_url(data_dir: Path) -> str:
     raise StartError(f"no Redis is configured, and the one of the data directory {data_dir} does not run")
 
 
-def local_url(data_dir: Path, url: str) -> str:
-    """How processes of this machine and user best reach the Redis of a data directory, whose `url` is known."""
-    path = _socket_path(data_dir)
-    return f"unix://{quote(path)}" if path else url
+def local_url(data_dir: Path) -> str:
+    """Where the Redis of a data directory listens for processes of its user, if it does."""
+    return f"unix://{quote(str(_socket_path(data_dir)))}"
 
 
-def _socket_path(data_dir: Path) -> str:
-    """Nothing, where it would be too long."""
-    path = str(data_dir.absolute() / "redis" / "redis.sock")
-    return path if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES else ""
+def _socket_path(data_dir: Path) -> Path:
+    return data_dir.absolute() / "redis" / "redis.sock"
+
+
+def _takes_sockets(path: Path) -> bool:
+    """Whether a socket can be made there; one that a dead Redis left is in nobody's way."""
+    try:
+        str(path).encode()  # else no URL could say it
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.bind(str(path))
+        path.unlink()
+    except (OSError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _recalled(folder: Path) -> _State:

@@ -4,8 +4,9 @@ Owns what counts as plain: a strict subset of what the parser and the checks of 
 both. What is not plain is no fault: it is read by the parser. Pure; knows no route.
 
 Plain is a POST of HTTP/1.1 to a path of unreserved characters, in printable ASCII, with one Host, one Content-Length that is the length of
-the rest, no header twice, none that changes how the message or the connection goes on, and a head below every limit of sizes. So is a GET
-of the same kind that asks for a WebSocket and nothing else, with nothing behind it.
+the rest, no header twice, none that changes how the message or the connection goes on, and a head below every limit of sizes. So is the
+head of a GET to such a path, in the same characters, with one Host, `Connection: Upgrade`, `Upgrade: websocket`, no body and nothing behind
+it; other headers may come twice: who takes the upgrade judges them.
 """
 
 import re

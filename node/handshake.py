@@ -1,7 +1,8 @@
 """The way in: one upgrade request as an ASGI app sees it, then a `Link`.
 
-A uvicorn `ws=` class, once it has its limits and wheel: `functools.partial(Handshake, limits=..., wheel=...)`. The app runs for the handshake alone: it refuses with a response (`websocket.http.response`), or it accepts by attaching
-the session that gets the messages: `scope["extensions"]["link"](session, subprotocol)`. Knows neither agents nor tokens.
+A uvicorn `ws=` class, once it has its limits and wheel: `functools.partial(Handshake, limits=..., wheel=...)`. The app runs for the
+handshake alone: it refuses with a response (`websocket.http.response`), or it accepts by attaching the session that gets the messages:
+`scope["extensions"]["link"](session, subprotocol)`. Knows neither agents nor tokens.
 
 - A session that was attached is told how it ends (`attached`, later `on_lost`), also when its peer has gone, or was
   refused, before it came: an app that attaches has nothing to clean up. So accepting for a peer that has gone is no error.

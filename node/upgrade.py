@@ -1,6 +1,7 @@
 """The HTTP of a WebSocket handshake (RFC 6455, section 4): what a request must be, and the bytes of the two answers.
 
-Pure. Gets the head of a request that was found to be HTTP: no folded lines, nothing that is none. What it may not be is a `Refusal`, with the status that answers it.
+Pure. Gets the head of a request that was found to be HTTP: no folded lines, nothing that is none. What it may not be is a `Refusal`, with
+the status that answers it.
 """
 
 import binascii

@@ -7,6 +7,7 @@
 --         {'contested', address, owner before, '1' if the first in these 30 s}, {'unknown'}, {'revoked'} or {'wrong token'}
 --@include _time
 --@include _slices
+--@include _whole
 local lease_ends, forgotten_at = int(now_ms + ARGV[2]), int(now_ms + ARGV[3])
 local deadlines, directory = {}, {} -- one key for all agents: written once
 local function note(list, at, id)
@@ -42,9 +43,12 @@ local function claim(agent, lease, mail, id, node, boot, address, force, mark, t
   return {'ok', epoch, owner or '', p[4] or '0', taken, redis.call('ZCOUNT', mail, '-inf', taken), {unpack(p, 11, 6 + #ARGV)}}
 end
 local out = {}
-for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
-  out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6], m[7])
-end
-in_slices(deadlines, function(...) redis.call('ZADD', KEYS[2], ...) end)
-in_slices(directory, function(...) redis.call('ZADD', KEYS[3], ...) end)
+whole(function()
+  for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do
+    out[i] = claim(KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i], m[1], m[2], m[3], m[4], m[5], m[6], m[7])
+  end
+end, function()
+  in_slices(deadlines, function(...) redis.call('ZADD', KEYS[2], ...) end)
+  in_slices(directory, function(...) redis.call('ZADD', KEYS[3], ...) end)
+end)
 return out

@@ -5,6 +5,7 @@
 -- Returns for each item {'ok', incarnation, 1 if new, its host_id so far ('' = none)} or {'unknown'} or {'revoked'}
 --@include _time
 --@include _slices
+--@include _whole
 local connect_by, deadlines = int(now_ms + ARGV[2]), {}
 local function register(m)
   local agent = KEYS[2] .. m[1]
@@ -19,6 +20,9 @@ local function register(m)
   return {'ok', tonumber(incarnation), known[1] and 0 or 1, known[3] or ''}
 end
 local out = {}
-for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do out[i] = register(m) end
-in_slices(deadlines, function(...) redis.call('ZADD', KEYS[1], 'GT', ...) end)
+whole(function()
+  for i, m in ipairs(cmsgpack.unpack(ARGV[1])) do out[i] = register(m) end
+end, function()
+  in_slices(deadlines, function(...) redis.call('ZADD', KEYS[1], 'GT', ...) end)
+end)
 return out

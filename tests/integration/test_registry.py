@@ -1,11 +1,13 @@
 """Who an agent is, who owns it, and that an old owner can do nothing any more."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
+from redis.exceptions import ResponseError
 
 from cluster import settings
 from cluster.errors import BadInput, PeerError, Refused, UnknownAgent, WrongToken
@@ -891,3 +893,29 @@ def test_an_owner_reads_what_it_writes() -> None:
     owner = Owner("n1", "boot", 17)
     assert Owner.parse(str(owner).encode()) == owner
     assert Owner.parse(b"") is None
+
+
+async def test_an_agent_whose_keys_are_none_of_ours_spoils_nobody_elses_claim(make_core: MakeCore) -> None:
+    """A batch is refused half-way: who became an owner until then can be missed, and is in the directory."""
+    core = await make_core(shards=1)
+    one, spoilt = [await core.agent(f"token-{n}") for n in range(2)]
+    for key in ("deadlines", "agents"):
+        await core.redis.delete(core.keys.in_shard(0, key))
+    await core.redis.set(core.keys.of_agent("mail", spoilt), "of somebody else")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await core.registry.claim([Bid(agent_id, "n1", "b", "192.0.2.1", "", True) for agent_id in (one, spoilt)])
+    owners = await core.redis.hkeys(core.keys.in_shard(0, "owners"))
+    assert one in owners
+    for key in ("deadlines", "agents"):
+        assert set(await core.redis.zrange(core.keys.in_shard(0, key), 0, -1)) == set(owners)
+
+
+async def test_an_agent_whose_keys_are_none_of_ours_spoils_nobody_elses_registration(make_core: MakeCore) -> None:
+    core = await make_core(shards=1)
+    agent_id = core.registry.id_of("token-1")
+    await core.redis.set(core.keys.of_agent("agent", agent_id), "of somebody else")
+    asked = [core.registry.register(f"token-{n}", "web", 0, {}, {}, may_be_new=True) for n in range(3)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert any(isinstance(one, ResponseError) for one in found)
+    written = {key.rpartition(":")[2] for key in await core.redis.keys("*agent:*")} - {agent_id}
+    assert set(await core.redis.zrange(core.keys.in_shard(0, "agents"), 0, -1)) == written

@@ -21,7 +21,7 @@ _SHAPES: Mapping[str, Command] = {
     **dict.fromkeys(("ZRANGE",), ("0", "0")),
     **dict.fromkeys(("ZCOUNT", "ZRANGEBYSCORE"), ("0", "0")),
     **dict.fromkeys(("SET",), ("x",)),
-    **dict.fromkeys(("PEXPIRE",), ("1000",)),
+    **dict.fromkeys(("PEXPIRE", "PEXPIREAT"), ("1000",)),
     **dict.fromkeys(("XRANGE",), ("-", "+")),
     "HINCRBY": ("x", "1"),
     "HSCAN": ("0",),

@@ -35,7 +35,9 @@ SCENARIOS: Final = {
     "results": Scenario(results.run, results.STEPS, "durable results: CPU in node and Redis, batch sizes"),
     "logs": Scenario(logs.run, logs.STEPS, "durable log lines: CPU in node and Redis, batch sizes"),
     "dispatch": Scenario(dispatch.run, dispatch.STEPS, "POST to agent: CPU, and latency in an open loop"),
-    "roundtrip": Scenario(roundtrip.run, roundtrip.STEPS, "POST to the result in the feed: latency in an open loop"),
+    "roundtrip": Scenario(
+        roundtrip.run, roundtrip.STEPS, "POST to the result in the feed: CPU of both ends, latency in an open loop"
+    ),
     "batch": Scenario(batch.run, batch.STEPS, "the batch call: CPU a task; what Redis keeps of tasks"),
     "storm": Scenario(storm.run, storm.STEPS, "all agents are reset and return"),
     "scale": Scenario(scale.run, scale.STEPS, "more nodes: CPU a message must stay flat"),

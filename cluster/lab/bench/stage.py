@@ -36,7 +36,7 @@ class Stage:
         self.pids = dict(pids)
         url = running_url(folder / "data")
         self.redis_port = int(url.rpartition(":")[2].partition("/")[0])  # on loopback
-        self.redis_url = local_url(folder / "data", url)  # as its processes reach it
+        self.redis_url = local_url(folder / "data")  # as its processes reach it
 
     @property
     def nodes(self) -> list[str]:

@@ -106,8 +106,9 @@ async def test_processes_of_its_user_reach_it_by_a_socket_in_its_folder(
             await process.kill()
 
 
-async def test_a_folder_too_deep_for_a_socket_is_reached_by_its_port(tmp_path: Path, first_port: int) -> None:
-    redis = EmbeddedRedis(tmp_path / ("d" * 100), of("7.0"), first_port)
+@pytest.mark.parametrize("name", ["d" * 100, "\udcff"])
+async def test_a_folder_that_has_no_socket_is_reached_by_its_port(tmp_path: Path, first_port: int, name: str) -> None:
+    redis = EmbeddedRedis(tmp_path / name, of("7.0"), first_port)
     async with running(redis):
         assert redis.local_url == redis.url
         assert said(redis, "PING") == ["+PONG"]

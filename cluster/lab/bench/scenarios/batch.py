@@ -12,7 +12,7 @@ from cluster.lab.bench.steps import Step
 
 STEPS = 5
 TASKS = 100
-CALLS = 16  # connections; each has a hundred tasks under way
+CALLS = 8  # connections; each has a hundred tasks under way
 _IDS_A_RESULT = 2  # the message's and the task's
 
 

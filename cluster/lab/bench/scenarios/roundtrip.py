@@ -1,4 +1,4 @@
-"""`roundtrip`: from the POST of a task to its result in the feed, through an agent that needs no time; open loop below saturation."""
+"""`roundtrip`: from the POST of a task to its result in the feed, through an agent that needs no time: what it costs, how long it takes."""
 
 from cluster.lab.bench.crew import fleet, worker
 from cluster.lab.bench.findings import Chart, Findings
@@ -16,13 +16,20 @@ async def run(sizes: Sizes, step: Step) -> Findings:
     """Measures it."""
     found = Findings("roundtrip")
     late: dict[float, Tally] = {}
-    async with cluster_of(1) as stage, fleet(sizes.receivers) as crowd, worker() as caller, worker() as reader:
+    async with (
+        cluster_of(1) as stage,
+        fleet(sizes.receivers, stage.pids["n1"]) as crowd,
+        worker(stage.pids["n1"]) as caller,
+        worker(stage.pids["n1"]) as reader,
+    ):
         step("connecting")
         connected = await crowd.grow(HOST, stage.port, sizes.receivers)
         await crowd.take_tasks(answers=True)
         await reader.do("feed.begin", url=stage.redis_url, feed=FEED)
         await opened(caller, stage, connected.ids, sizes.calls)
         step("saturation")
+        warm = await caller.do("caller.flood", seconds=sizes.warm_s)
+        await reader.do("feed.ends", expected=warm.done)
         meter = stage.meter()
         posted = await caller.do("caller.flood", seconds=sizes.window_s)
         ended = await reader.do("feed.ends", expected=posted.done)
