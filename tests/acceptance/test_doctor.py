@@ -102,6 +102,12 @@ async def cluster(killable_redis: RedisServer, tmp_path: Path) -> AsyncIterator[
         yield cluster
 
 
+def _told_of(server: RedisServer) -> int:
+    """How many agents the nodes say they hold."""
+    with Redis.from_url(server.url, decode_responses=True, protocol=2) as redis:
+        return sum(int(redis.hget(key, "load") or 0) for key in redis.scan_iter("*node:*"))
+
+
 only_7 = pytest.mark.parametrize("redis_version", ["7.0"], indirect=True)
 
 
@@ -117,6 +123,7 @@ async def test_a_healthy_cluster_is_well_in_all_that_can_be_checked(
             await fleet.connected()
             assert (await control_plane.post_task(1, new_task(1))).status == 200
             await eventually(Ledger(recorder).unfinished, 20.0)
+            await eventually(lambda: _told_of(killable_redis) != 3 and "nodes have not told of 3 agents yet", 20.0)
             report = doctor(cluster.folder, "--idle-s", "1")
             shown = _run(cluster.folder, (), None)
     assert (report.code, shown.returncode, shown.stderr) == (0, 0, "")
