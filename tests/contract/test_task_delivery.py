@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.nodes import BEAT_S
 from tests.contract.clusters import Clusters
 from tests.contract.early import begun_early
 from tests.contract.gateway import Agent, Entry, Gateway, error_of, log, new_task_id, task_result
@@ -442,6 +443,7 @@ async def test_when_redis_comes_back_empty_agents_are_put_back_and_what_they_hol
         for task_id in (held, ended):
             await agent.post_and_take({"id": task_id})
         await agent.end(ended)
+        await asyncio.sleep(BEAT_S)  # the cluster is young: until then a process may not know the key that it is to put back
         await gateway.redis.flushall()
         assert is_our_end(await only_result(agent, held, 15.0), "failed", LOST, "1001")
         await agent.is_shown("active", 15.0)
