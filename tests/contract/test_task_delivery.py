@@ -443,7 +443,9 @@ async def test_when_redis_comes_back_empty_agents_are_put_back_and_what_they_hol
         for task_id in (held, ended):
             await agent.post_and_take({"id": task_id})
         await agent.end(ended)
-        await asyncio.sleep(BEAT_S)  # the cluster is young: until then a process may not know the key that it is to put back
+        await asyncio.sleep(
+            BEAT_S
+        )  # the cluster is young: until then a process may not know the key that it is to put back
         await gateway.redis.flushall()
         assert is_our_end(await only_result(agent, held, 15.0), "failed", LOST, "1001")
         await agent.is_shown("active", 15.0)
