@@ -7,7 +7,11 @@ said to a connection that has gone is dropped.
 from collections.abc import Iterable
 from typing import Any, cast
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+_JSON = (b"content-type", b"application/json")
+_encode = msgspec.json.encode
 
 
 class Exchange:
@@ -46,6 +50,12 @@ class Exchange:
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
+
+
+def answer_json(exchange: Exchange, told: Any) -> None:
+    """Answers 200 with this as JSON, without a response in between."""
+    body = _encode(told)
+    exchange.answer(200, ((b"content-length", b"%d" % len(body)), _JSON), body)
 
 
 def answer_with(exchange: Exchange, reply: Any) -> None:

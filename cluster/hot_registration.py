@@ -9,16 +9,11 @@ Rule: what is not good is declined, before anything was done about it, and goes 
 import asyncio
 import logging
 
-import msgspec
-
 from cluster.errors import AgentServerError, PeerError, StoreUnavailable
-from cluster.exchange import Exchange, answer_with
+from cluster.exchange import Exchange, answer_json, answer_with
 from cluster.proxies import TrustedProxies
 from cluster.registration import PATHS, Asked, RegistrationEndpoint
 from cluster.replies import reply_to, reply_to_fault
-
-_JSON = (b"content-type", b"application/json")
-_encode = msgspec.json.encode
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +43,11 @@ class HotRegistration:
 
     async def _register(self, exchange: Exchange, asked: Asked) -> None:
         try:
-            body = _encode(await self._endpoint.answer(asked, exchange.is_gone))
+            told = await self._endpoint.answer(asked, exchange.is_gone)
         except (PeerError, StoreUnavailable) as error:
             answer_with(exchange, reply_to(error))
         except Exception:
             logger.exception("POST %s failed", exchange.scope["path"])
             answer_with(exchange, reply_to_fault())
         else:
-            exchange.answer(200, ((b"content-length", b"%d" % len(body)), _JSON), body)
+            answer_json(exchange, told)

@@ -14,7 +14,7 @@ from string import ascii_letters, digits
 
 MAX_HEADERS = 50  # and of bytes as many as the connection's limits call harmless
 _PRINTABLE = bytes(range(0x20, 0x7F))
-_OF_PATHS = (ascii_letters + digits + "._~/-").encode()
+PATH_CHARS = (ascii_letters + digits + "._~/-").encode()  # of a path as it stands
 _OF_NAMES = (ascii_letters + digits + "-").encode()
 _NOT_PLAIN = frozenset(
     (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"keep-alive", b"proxy-connection")
@@ -38,7 +38,7 @@ def plain_request(
     if (
         headers is None
         or not first.endswith(b" HTTP/1.1")
-        or path.translate(None, _OF_PATHS)
+        or path.translate(None, PATH_CHARS)
         or b"host" not in headers
         or headers.get(b"content-length") != b"%d" % len(body)
         or headers.get(b"connection", b"keep-alive") != b"keep-alive"

@@ -8,7 +8,6 @@ import binascii
 import hashlib
 from collections.abc import Iterable
 from http import HTTPStatus
-from string import ascii_letters, digits
 from urllib.parse import unquote
 
 import httptools
@@ -16,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from cluster.errors import PeerError
+from cluster.plain_request import PATH_CHARS
 from node import deflate
 
 JSON_BODY = (b"content-type", b"application/json")
@@ -25,7 +25,6 @@ Values = dict[bytes, list[bytes]]
 
 _ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: "
-_PLAIN = (ascii_letters + digits + "._~/-").encode()  # in a target that is a path as it stands
 _OURS = (b"content-length", b"connection", b"transfer-encoding")
 
 
@@ -109,7 +108,7 @@ def _key(values: Values) -> bytes:
 
 def _target(target: bytes) -> tuple[str, bytes, bytes]:
     """Path, the same as it was sent, and query; of an absolute target too (RFC 9112, 3.2.2)."""
-    if target.startswith(b"/ws/") and not target.translate(None, _PLAIN):
+    if target.startswith(b"/ws/") and not target.translate(None, PATH_CHARS):
         return target.decode("ascii"), target, b""
     try:
         url = httptools.parse_url(target)

@@ -15,12 +15,11 @@ import logging
 import re
 from functools import partial
 
-import msgspec
 from msgspec.structs import replace
 
 from cluster.acceptance import Acceptance, Outcome
 from cluster.errors import BadInput, PeerError, StoreUnavailable, UnknownAgent
-from cluster.exchange import Exchange, answer_with
+from cluster.exchange import Exchange, answer_json, answer_with
 from cluster.hosts import NO_SUCH_HOST, Hosts
 from cluster.mailbox import Accepted, Post
 from cluster.replies import reply_to, reply_to_fault
@@ -30,8 +29,6 @@ from router.in_time import LATE, WITHIN_S
 from router.signature import refusal_of
 
 _PATH = re.compile(r"/api/agents/(?P<agent>[A-Za-z0-9._-]{1,64})/tasks(?P<batch>/batch)?/?")
-_JSON = (b"content-type", b"application/json")
-_encode = msgspec.json.encode
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +83,7 @@ class HotCalls:
             self._refuse(exchange, outcome)
         elif self._under_way.pop(exchange, None) is not None:
             told = posting.told_batch if post.batch else posting.told_single
-            body = _encode(told(post, outcome))
-            exchange.answer(200, ((b"content-length", b"%d" % len(body)), _JSON), body)
+            answer_json(exchange, told(post, outcome))
 
     def _refuse(self, exchange: Exchange, why: BaseException) -> None:
         if self._under_way.pop(exchange, None) is None:

@@ -1,7 +1,8 @@
 """A process that makes load: `python -m cluster.lab.bench.worker --control-fd N`.
 
 Takes orders, one line of JSON each, over the socket it was given, one after the other, and answers each with a tally. Knows no scenario,
-and ends when its socket does. What it costs is never what is measured: where there is another CPU, it leaves that of the measured process alone.
+and ends when its socket does. What it costs is never what is measured: where there is another CPU, it leaves that of the measured process
+alone.
 """
 
 import argparse

@@ -103,18 +103,19 @@ def test_what_is_not_plain_is_left_to_the_parser(case: str) -> None:
     assert read(NOT_PLAIN[case]) is None
 
 
+PIECES = st.one_of(
+    st.binary(max_size=3),
+    st.sampled_from(
+        [b"\r\n", b": ", b" ", b"\r", b"\n", b"\r\n\r\n", b"\r\nContent-Length: 1", b"\r\nContent-Length: 11", b"\r\nHost: y", b"/", b"\t"]
+    ),
+)  # fmt: skip
 WHOLE = post(HOST, b"Accept: */*", b"X-Timestamp: 1700000000", b"Connection: keep-alive", body=b'{"id": "x"}')
 
 
 @given(
     at=st.integers(0, len(WHOLE)),
     cut=st.integers(0, 3),
-    put=st.one_of(
-        st.binary(max_size=3),
-        st.sampled_from(
-            [b"\r\n", b": ", b" ", b"\r", b"\n", b"\r\n\r\n", b"\r\nContent-Length: 11", b"\r\nHost: y", b"/", b"\t"]
-        ),
-    ),
+    put=PIECES,
 )
 @example(at=0, cut=0, put=b"")
 def test_whatever_is_taken_for_plain_is_read_the_same_by_the_parser(at: int, cut: int, put: bytes) -> None:
@@ -202,12 +203,7 @@ def test_what_is_no_plain_upgrade_is_left_to_the_parser(case: str) -> None:
 @given(
     at=st.integers(0, len(UPGRADE)),
     cut=st.integers(0, 3),
-    put=st.one_of(
-        st.binary(max_size=3),
-        st.sampled_from(
-            [b"\r\n", b": ", b" ", b"\r", b"\n", b"\r\n\r\n", b"\r\nContent-Length: 1", b"\r\nHost: y", b"/"]
-        ),
-    ),
+    put=PIECES,
 )
 def test_whatever_is_taken_for_a_plain_upgrade_the_parser_takes_for_one(at: int, cut: int, put: bytes) -> None:
     data = UPGRADE[:at] + put + UPGRADE[at + cut :]
